@@ -1,0 +1,57 @@
+// Bundles every package's entry points from TypeScript into dist/ with esbuild (about a second), the workspace's own
+// packages compiled in, everything from node_modules left out; then the SDK's type declarations when `--types` is given.
+import { build } from 'esbuild';
+import { execFileSync } from 'node:child_process';
+import { existsSync, rmSync } from 'node:fs';
+
+const shared = {
+  bundle: true,
+  platform: 'node',
+  format: 'esm',
+  target: 'node20',
+  sourcemap: true,
+  logLevel: 'warning',
+  packages: 'external',
+  tsconfig: 'tsconfig.json',
+};
+
+// A workspace package imported by its name stays an import between packages, except the contract, which is compiled in.
+const ownPackages = ['@cherryq/api/serve', '@cherryq/batch-jobs', '@cherryq/batch-jobs/storage', 'cherryq', 'cherryq/node'];
+
+const entries = [
+  { outdir: 'sdk/dist', entryPoints: ['sdk/src/index.ts', 'sdk/src/node.ts', 'sdk/src/contract/index.ts', 'sdk/src/cli/main.ts'], outbase: 'sdk/src' },
+  { outdir: 'batch-jobs/dist', entryPoints: ['batch-jobs/src/index.ts', 'batch-jobs/src/main.ts', 'batch-jobs/src/storage/index.ts'], outbase: 'batch-jobs/src' },
+  { outdir: 'api/dist', entryPoints: ['api/src/serve.ts'], outbase: 'api/src' },
+  { outdir: 'demo/dist', entryPoints: ['demo/run.ts', 'demo/make-model/prepare.ts', 'demo/make-model/make.ts'], outbase: 'demo' },
+];
+
+for (const { outdir, entryPoints, outbase } of entries) {
+  const present = entryPoints.filter((entry) => existsSync(entry));
+  rmSync(outdir, { recursive: true, force: true });
+  if (present.length === 0) continue;
+  await build({
+    ...shared,
+    entryPoints: present,
+    outdir,
+    outbase,
+    splitting: true,
+    packages: undefined,
+    plugins: [
+      {
+        name: 'externals',
+        setup(builder) {
+          // The contract is the workspace's own source; every other bare import is resolved at run time.
+          builder.onResolve({ filter: /^[^./]/ }, (args) => {
+            if (args.path === 'cherryq/contract' || args.kind === 'entry-point') return undefined;
+            if (ownPackages.includes(args.path)) return { path: args.path, external: true };
+            // citty has no place in the SDK's dependencies (it has none), so the CLI carries it.
+            if (args.path === 'citty') return undefined;
+            return { path: args.path, external: true };
+          });
+        },
+      },
+    ],
+  });
+}
+
+if (process.argv.includes('--types')) execFileSync('npx', ['tsc', '-p', 'sdk/tsconfig.types.json'], { stdio: 'inherit' });

@@ -1,0 +1,35 @@
+/** What a succeeded job leaves: files listed, with their hashes, in `manifest.json`, which is written last. */
+import { z } from 'zod';
+import { filePathSchema, sha256Schema } from './common.ts';
+import { artifactFormats } from './jobs.ts';
+import { schemeSchema, trainingSchema } from './schemes.ts';
+
+export const artifactFileSchema = z.object({
+  path: filePathSchema,
+  sizeBytes: z.number().int(),
+  sha256: sha256Schema,
+});
+
+/** `artifacts/manifest.json`. Holds nothing that depends on when or how often a job ran, so equal jobs give equal bytes. */
+export const manifestSchema = z.object({
+  formatVersion: z.literal(1),
+  producer: z.string(),
+  modelName: z.string(),
+  modelFingerprint: sha256Schema,
+  calibrationFingerprint: sha256Schema.nullable(),
+  evaluationFingerprint: sha256Schema.nullable(),
+  scheme: schemeSchema,
+  training: trainingSchema,
+  engine: z.string(),
+  formats: z.array(z.enum(artifactFormats)),
+  files: z.array(artifactFileSchema),
+});
+
+export const artifactListSchema = z.object({
+  object: z.literal('list'),
+  data: z.array(artifactFileSchema),
+  hasMore: z.literal(false),
+});
+
+export type ArtifactFile = z.infer<typeof artifactFileSchema>;
+export type Manifest = z.infer<typeof manifestSchema>;

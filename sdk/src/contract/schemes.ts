@@ -1,0 +1,57 @@
+/** How the linear layers of a model are compressed: method, integer width, groups and cherries (methods.md, section 1). */
+import { z } from 'zod';
+
+export const methodNames = ['rtn', 'qat', 'cherryq'] as const;
+export const methodSchema = z.enum(methodNames);
+
+export const bitWidths = [2, 3, 4, 8] as const;
+export const bitsSchema = z.union(
+  bitWidths.map((bits) => z.literal(bits)),
+  { error: (issue) => `must be 2, 3, 4 or 8; got ${JSON.stringify(issue.input)}` },
+);
+
+/** Weights of a row that share one scale: a count, or the whole row. */
+export const groupSizeSchema = z.union([z.int().min(1), z.literal('row')], {
+  error: (issue) => `must be a whole number of at least 1, or "row"; got ${JSON.stringify(issue.input)}`,
+});
+
+export const schemeSchema = z.strictObject({
+  method: methodSchema.default('cherryq'),
+  bits: bitsSchema.default(3),
+  groupSize: groupSizeSchema.default(128),
+  /** Share of each row kept in 16 bits (`cherryq` only); published: 1/256. */
+  cherryFraction: z
+    .number()
+    .positive()
+    .max(0.25)
+    .default(1 / 256),
+});
+
+export type Method = z.infer<typeof methodSchema>;
+export type Bits = z.infer<typeof bitsSchema>;
+export type GroupSize = z.infer<typeof groupSizeSchema>;
+export type Scheme = z.infer<typeof schemeSchema>;
+
+/** Published settings (methods.md 1.5), except what a small model on a small machine needs otherwise; see docs/training.md. */
+export const trainingSchema = z.strictObject({
+  /** Tokens that the trainer sees; a multiple of the batch is used (rounded up). */
+  tokens: z.int().min(1).default(262_144),
+  /** Tokens in one window; at most the model's context. */
+  sequenceLength: z.int().min(8).max(32_768).default(256),
+  /** Windows in one optimizer step. */
+  batchSize: z.int().min(1).max(4096).default(4),
+  /** Peak rate of AdamW. The paper trains 7B models with 2e-5; small models need more. */
+  learningRate: z.number().positive().max(1).default(5e-4),
+  warmupFraction: z.number().min(0).max(1).default(0.05),
+  /** Rate at the end over the peak; published: 0.25 for 2 and 3 bits, 0.1 for 4. Absent: by the bits. */
+  finalLearningRateFraction: z.number().min(0).max(1).optional(),
+  beta1: z.number().min(0).lt(1).default(0.9),
+  beta2: z.number().min(0).lt(1).default(0.95),
+  epsilon: z.number().positive().default(1e-8),
+  weightDecay: z.number().min(0).default(0),
+  maxGradNorm: z.number().positive().default(1),
+  /** Calibration windows whose squared gradients make the impact; published: 128. */
+  impactSamples: z.int().min(1).max(4096).default(128),
+  seed: z.int().min(0).max(2_147_483_647).default(42),
+});
+export type Training = z.infer<typeof trainingSchema>;

@@ -1,0 +1,20 @@
+/**
+ * The files under a job's prefix that are its database (design.md, "The job folder"). Written by the API, the queue and
+ * the trainer; never sent over the wire. A state file is written once, by exclusive creation, under the next number.
+ */
+import { z } from 'zod';
+import { timestampSchema } from './common.ts';
+import { jobErrorSchema, jobResultSchema, jobStatusSchema } from './jobs.ts';
+
+export const jobStateSchema = z.object({
+  status: jobStatusSchema,
+  time: timestampSchema,
+  attempt: z.number().int(),
+  by: z.enum(['api', 'queue', 'worker']),
+  error: jobErrorSchema.nullable().default(null),
+  result: jobResultSchema.nullable().default(null),
+});
+export type JobState = z.infer<typeof jobStateSchema>;
+
+/** Exit codes of the trainer; the queue and the Batch retry strategy act on them. */
+export const exitCodes = { ok: 0, bug: 1, input: 2, transient: 3, interrupted: 75 } as const;
