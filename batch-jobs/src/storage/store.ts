@@ -14,7 +14,11 @@ export interface Store {
    * @returns false when `onlyIfAbsent` was set and the key exists
    * @throws StorageFullError when the disk is full
    */
-  put(key: string, body: Uint8Array | AsyncIterable<Uint8Array>, options?: { onlyIfAbsent?: boolean }): Promise<boolean>;
+  put(
+    key: string,
+    body: Uint8Array | AsyncIterable<Uint8Array>,
+    options?: { onlyIfAbsent?: boolean },
+  ): Promise<boolean>;
   /** Keys under a prefix in ascending order, after `after` (exclusive), at most `limit` (default 1000). */
   list(prefix: string, options?: { after?: string; limit?: number }): Promise<StoredObject[]>;
   /** Names of the next path segment under a prefix that ends in a slash, ascending or, with `reverse`, descending. */

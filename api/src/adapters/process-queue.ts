@@ -1,0 +1,305 @@
+/**
+ * The queue of one machine: each job runs in a child process, first come, first served. The child speaks to nobody but the
+ * store; what it did is read from the job's state log, and how it ended from its exit code (`exitCodes` in the contract).
+ *
+ *     0   done            the state is final; if it is not, that is a bug
+ *     1   bug             failed, with the end of what it wrote to stderr
+ *     2   input           failed; the worker wrote why
+ *     3   transient       again after a pause
+ *     75  interrupted     again
+ *     killed by a signal  again at once
+ *
+ * "Again" ends when so many attempts in a row saved no new checkpoint. Nothing is kept in memory that the store does not
+ * say, so `recover` finds every unfinished job after the server itself was killed. A worker of a dead server may then still
+ * be alive for a moment: attempts are numbered in the state log, and only the newest may publish.
+ */
+import { spawn, type ChildProcess } from 'node:child_process';
+import { createRequire } from 'node:module';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { exitCodes, type JobError } from 'cherryq/contract';
+import { InputError } from '@cherryq/batch-jobs/storage';
+import {
+  advanceState,
+  appendEvents,
+  jobRef,
+  jobsPrefix,
+  readLastEvent,
+  readLatestState,
+  readSpec,
+  sealJob,
+} from '../job-log.ts';
+import { queued } from '../jobs.ts';
+import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
+
+export interface ProcessQueueOptions {
+  store: Store;
+  /** Where the worker opens the same store. */
+  storeUrl: string;
+  clock: Clock;
+  logger: Logger;
+  /** Jobs that run at the same time; a worker uses all cores, so more than one rarely pays. */
+  concurrency?: number;
+  /** Program of the worker; default: the trainer of this installation. */
+  trainerEntry?: string;
+  /** From the request to stop until the kill. */
+  graceMs?: number;
+  /** Pause before the first retry of a transient error; doubles each time. */
+  backoffMs?: number;
+}
+
+export interface ProcessQueue extends Queue {
+  /** Submits every unfinished job of a tenant, oldest first. Call once, at start. @returns how many */
+  recover(tenant: string): Promise<number>;
+}
+
+/** Attempts in a row, without a new checkpoint, after which a job has failed. */
+const maxFruitlessAttempts = 5;
+const stderrTailBytes = 4096;
+
+interface Run {
+  job: JobRef;
+  child: ChildProcess | null;
+  /** Asked to stop: cancelled, or the queue closes. */
+  stop: AbortController;
+}
+
+interface Exit {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+  stderr: string;
+}
+
+export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
+  const { store, storeUrl, clock, logger } = options;
+  const { concurrency = 1, trainerEntry = installedTrainer(), graceMs = 10_000, backoffMs = 1000 } = options;
+  const waiting: JobRef[] = [];
+  const running = new Map<string, Run>();
+  const ends = new Set<Promise<void>>();
+  let closed = false;
+
+  function startNext(): void {
+    while (!closed && running.size < concurrency) {
+      const job = waiting.shift();
+      if (job === undefined) return;
+      const run: Run = { job, child: null, stop: new AbortController() };
+      running.set(job.prefix, run);
+      const end = persist(run).finally(() => {
+        running.delete(job.prefix);
+        ends.delete(end);
+        startNext();
+      });
+      ends.add(end);
+    }
+  }
+
+  /** Works on a job; when the store fails (a full disk, say), the job must not be left without anyone to go on. */
+  async function persist(run: Run): Promise<void> {
+    const { signal } = run.stop;
+    do {
+      try {
+        return await work(run);
+      } catch (error) {
+        logger({ level: 'error', message: `job ${run.job.id}: the queue cannot go on now and will try again`, error });
+        await sleep(backoffMs * 5, undefined, { signal }).catch(() => undefined);
+      }
+    } while (!signal.aborted);
+  }
+
+  /** Runs a job until it has ended or the queue is asked to stop it. */
+  async function work(run: Run): Promise<void> {
+    const { job, stop } = run;
+    let fruitless = 0;
+    while (!stop.signal.aborted && !(await sealJob(store, job, clock))) {
+      const before = await checkpointKeys(store, job);
+      const exit = await attempt(run);
+      if (await sealJob(store, job, clock)) return;
+
+      const end = meaningOf(exit);
+      logger({ level: end.again ? 'warning' : 'error', message: `job ${job.id}: ${end.error.message}`, ...exit });
+      if (!end.again) return fail(job, end.error);
+      if (stop.signal.aborted) return noteInterruption(job, 'the server was asked to stop');
+
+      fruitless = (await checkpointKeys(store, job)).some((key) => !before.includes(key)) ? 0 : fruitless + 1;
+      if (fruitless === maxFruitlessAttempts) return fail(job, givenUp(end.error, fruitless));
+      await noteInterruption(job, end.error.message);
+      if (exit.code === exitCodes.transient)
+        await sleep(backoffMs * 2 ** Math.max(0, fruitless - 1), undefined, { signal: stop.signal }).catch(
+          () => undefined,
+        );
+    }
+  }
+
+  /** One life of a worker. */
+  function attempt(run: Run): Promise<Exit> {
+    return new Promise((resolve) => {
+      const child = spawn(process.execPath, [trainerEntry], {
+        env: { ...workerEnvironment(), CHERRYQ_STORE: storeUrl, CHERRYQ_JOB: run.job.prefix },
+        // The channel is how a worker notices that the server has died.
+        stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+        windowsHide: true,
+      });
+      let stderr = Buffer.alloc(0);
+      child.stderr?.on('data', (chunk: Buffer) => {
+        stderr = Buffer.concat([stderr, chunk]).subarray(-stderrTailBytes);
+      });
+      // No process could be made; that may pass.
+      child.once('error', (error) => resolve({ code: exitCodes.transient, signal: null, stderr: error.message }));
+      child.once('close', (code, signal) => {
+        run.child = null;
+        resolve({ code, signal, stderr: withoutSecrets(stderr.toString('utf8')).trim() });
+      });
+      run.child = child;
+      if (run.stop.signal.aborted) terminate(child, graceMs);
+    });
+  }
+
+  async function fail(job: JobRef, error: JobError): Promise<void> {
+    const { changed } = await advanceState(store, job, (latest) => ({
+      status: 'failed',
+      time: new Date(clock.now()).toISOString(),
+      attempt: latest?.attempt ?? 0,
+      by: 'queue',
+      error,
+      result: null,
+    }));
+    if (changed) await appendEvents(store, job, clock, [{ type: 'job.failed', error }]);
+  }
+
+  /** Says in the job's events that an attempt broke off, unless the worker has said so itself. */
+  async function noteInterruption(job: JobRef, reason: string): Promise<void> {
+    const state = await readLatestState(store, job);
+    if (state?.status !== 'running' || (await readLastEvent(store, job))?.type === 'job.interrupted') return;
+    await appendEvents(store, job, clock, [{ type: 'job.interrupted', attempt: state.attempt, reason }]);
+  }
+
+  function halt(run: Run, killAfterMs: number): void {
+    run.stop.abort();
+    if (run.child) terminate(run.child, killAfterMs);
+  }
+
+  const queue: ProcessQueue = {
+    submit(job) {
+      const known = running.has(job.prefix) || waiting.some((each) => each.prefix === job.prefix);
+      if (!known) waiting.push(job);
+      startNext();
+      return Promise.resolve();
+    },
+
+    cancel(job) {
+      const index = waiting.findIndex((each) => each.prefix === job.prefix);
+      if (index >= 0) waiting.splice(index, 1);
+      const run = running.get(job.prefix);
+      if (run) halt(run, graceMs);
+      return Promise.resolve();
+    },
+
+    describe: () => Promise.resolve({ waiting: waiting.length, running: running.size }),
+
+    async close({ graceMs: killAfterMs }) {
+      closed = true;
+      waiting.length = 0;
+      for (const run of running.values()) halt(run, killAfterMs);
+      await Promise.all(ends);
+    },
+
+    async recover(tenant) {
+      let count = 0;
+      for (const id of (await store.folders(jobsPrefix(tenant))).sort()) {
+        const job = jobRef(tenant, id);
+        const spec = await readSpec(store, job);
+        if (spec === null || (await sealJob(store, job, clock))) continue;
+        const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued(spec.createdAt)));
+        if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
+        await noteInterruption(job, 'the server was stopped');
+        await queue.submit(job);
+        count++;
+      }
+      return count;
+    },
+  };
+  return queue;
+}
+
+/** What the end of an attempt says about the job: whether to go on, and the error if this was the last attempt. */
+function meaningOf({ code, signal, stderr }: Exit): { again: boolean; error: JobError } {
+  const said = stderr === '' ? '' : ` Its last words:\n${stderr}`;
+  const service = (errorCode: string, message: string): JobError => ({
+    fault: 'service',
+    code: errorCode,
+    message,
+    param: null,
+  });
+  if (signal !== null || (code !== null && code > 128)) {
+    const name = signal ?? `signal ${(code ?? 0) - 128}`;
+    const cause = name === 'SIGTERM' || name === 'SIGINT' ? '' : ', most likely because memory ran out';
+    return { again: true, error: service('worker_crashed', `The worker was killed by ${name}${cause}.`) };
+  }
+  switch (code) {
+    case exitCodes.interrupted:
+      return { again: true, error: service('worker_interrupted', 'The worker was asked to stop.') };
+    case exitCodes.transient:
+      return { again: true, error: service('unavailable', `The worker met an error that may pass.${said}`) };
+    case exitCodes.input: {
+      const message = stderr === '' ? 'The worker refused its input without saying why.' : stderr;
+      return { again: false, error: { fault: 'user', code: 'invalid_input', message, param: null } };
+    }
+    case exitCodes.ok:
+      return {
+        again: false,
+        error: service('internal', 'The worker ended as if done, but left no result. This is a bug.'),
+      };
+    default:
+      return {
+        again: false,
+        error: service('internal', `The worker failed with exit code ${code}. This is a bug.${said}`),
+      };
+  }
+}
+
+function givenUp(error: JobError, attempts: number): JobError {
+  const advice =
+    error.code === 'worker_crashed'
+      ? ' Close other programs, use a machine with more memory, or lower training.batchSize and training.sequenceLength.'
+      : ' Create the job again when the cause is gone.';
+  return { ...error, message: `${attempts} attempts in a row ended before a checkpoint. ${error.message}${advice}` };
+}
+
+async function checkpointKeys(store: Store, job: JobRef): Promise<string[]> {
+  return (await store.list(`${job.prefix}/checkpoints/`)).map(({ key }) => key);
+}
+
+/** Asks a worker to stop, then makes it. */
+function terminate(child: ChildProcess, killAfterMs: number): void {
+  child.kill('SIGTERM');
+  const timer = setTimeout(() => child.kill('SIGKILL'), killAfterMs);
+  child.once('close', () => clearTimeout(timer));
+}
+
+/** What programs, Node.js and the trainer's engines read. Nothing else, so that a crash report holds no secret of ours. */
+const inherited =
+  /^(PATH|HOME|USERPROFILE|TMPDIR|TEMP|TMP|LANG|LC_\w+|TZ|SYSTEMROOT|NODE_OPTIONS|LD_LIBRARY_PATH|(CHERRYQ|TF|CUDA|NVIDIA|OMP)_\w+)$/i;
+
+function workerEnvironment(): Record<string, string | undefined> {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => inherited.test(name)));
+}
+
+function withoutSecrets(text: string): string {
+  return text.replaceAll(
+    /\b(authorization|api[-_]?key|token|secret|password)(["']?\s*[:=]\s*)\S+(\s+\S{16,})?/gi,
+    '$1$2[removed]',
+  );
+}
+
+/** @throws InputError when the trainer is not installed or not built */
+function installedTrainer(): string {
+  try {
+    return createRequire(import.meta.url).resolve('@cherryq/batch-jobs/main');
+  } catch (cause) {
+    throw new InputError(
+      'no_trainer',
+      'the trainer was not found, so no job could run: @cherryq/batch-jobs is not installed or, in a checkout, not built. Run npm ci, or npm run build',
+      'trainerEntry',
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,160 @@
+/**
+ * The API as a function from Request to Response: no cloud, no process, no clock of its own. The order of the layers is the
+ * order below. Whatever is thrown reaches `onError`, the one place that makes an answer of it.
+ */
+import { OpenAPIHono } from '@hono/zod-openapi';
+import { bodyLimit } from 'hono/body-limit';
+import { requestId } from 'hono/request-id';
+import { monotonicFactory } from 'ulid';
+import type { Problem } from 'cherryq/contract';
+import { createJobs } from './jobs.ts';
+import { filePathPattern, type Api, type ApiEnv } from './openapi.ts';
+import type { Clock, Keys, Logger, Queue, Store } from './ports.ts';
+import { ProblemError, toProblem, validationProblem } from './problems.ts';
+import { artifactRoutes } from './routes/artifacts.ts';
+import { defaultStreamOptions, eventRoutes, type StreamOptions } from './routes/events.ts';
+import { healthRoutes } from './routes/health.ts';
+import { jobRoutes } from './routes/jobs.ts';
+import { uploadRoutes } from './routes/uploads.ts';
+import { createUploads } from './uploads.ts';
+
+export interface AppDeps {
+  store: Store;
+  queue: Queue;
+  clock: Clock;
+  keys: Keys;
+  /** Of the running program, semantic. */
+  version: string;
+  logger: Logger;
+  /** Asked first, for every request. @throws ProblemError when the request may not come in at all */
+  guard?: (request: Request) => void;
+  stream?: Partial<StreamOptions>;
+  /** Ends the event streams, which would keep a closing server waiting. */
+  signal?: AbortSignal;
+}
+
+/** JSON bodies; the longest, a model of 1000 files, has about 700 kB. */
+const maxBodyBytes = 2 * 1024 * 1024;
+
+export function createApp(options: AppDeps): Api {
+  const { clock, keys, guard, logger, version } = options;
+  const models = createUploads('model', options);
+  const datasets = createUploads('dataset', options);
+  const jobs = createJobs({ ...options, models, datasets });
+  const nextId = monotonicFactory();
+  const deps = { ...options, jobs, newId: (): string => nextId(clock.now()) };
+
+  const app: Api = new OpenAPIHono<ApiEnv>({
+    defaultHook: (result, c) => {
+      if (result.success) return;
+      const part = result.target;
+      // zod-validator hands the unparsed value on beside the error; its type does not say so.
+      const received: unknown = Reflect.get(result, 'data');
+      throw validationProblem(part, result.error.issues, received, schemaOf(app, part, c.req.method, c.req.path));
+    },
+  });
+
+  app.use(requestId());
+  app.use(async (c, next) => {
+    await next();
+    // Set on the finished answer, since a route may have made its own.
+    c.header('X-Request-Id', c.var.requestId);
+    c.header('X-Content-Type-Options', 'nosniff');
+  });
+  app.use(async (c, next) => {
+    guard?.(c.req.raw);
+    await next();
+  });
+  app.use('/v1/*', async (c, next) => {
+    c.set('tenant', (await keys.authenticate(c.req.raw)).tenant);
+    await next();
+  });
+  app.on('POST', '/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: tooLarge }));
+
+  healthRoutes(app, deps);
+  uploadRoutes(app, 'model', { ...deps, uploads: models });
+  uploadRoutes(app, 'dataset', { ...deps, uploads: datasets });
+  jobRoutes(app, deps);
+  eventRoutes(app, {
+    ...deps,
+    stream: { ...defaultStreamOptions, ...options.stream },
+    signal: options.signal ?? new AbortController().signal,
+  });
+  artifactRoutes(app, deps);
+
+  app.get('/openapi.json', (c) => c.json(openApiDocument(app, version)));
+
+  app.notFound((c) => {
+    const allowed = routesAt(app, c.req.path).map((route) => route.method.toUpperCase());
+    const error =
+      allowed.length > 0
+        ? new ProblemError(
+            'method_not_allowed',
+            `${c.req.method} is not possible on ${c.req.path}; ${allowed.join(', ')} is`,
+            {
+              headers: { Allow: allowed.join(', ') },
+            },
+          )
+        : new ProblemError('not_found', `there is nothing at ${c.req.path}; GET /openapi.json lists every address`);
+    const { problem, headers } = toProblem(error, c.var.requestId);
+    return answer(problem, headers);
+  });
+
+  app.onError((error, c) => {
+    const { problem, headers } = toProblem(error, c.var.requestId);
+    if (problem.code === 'internal')
+      logger({ level: 'error', message: `${c.req.method} ${c.req.path} failed`, requestId: problem.requestId, error });
+    return answer(problem, headers);
+  });
+
+  return app;
+}
+
+function answer(problem: Problem, headers: Record<string, string>): Response {
+  return new Response(JSON.stringify(problem), { status: problem.status, headers });
+}
+
+function tooLarge(): never {
+  throw new ProblemError(
+    'payload_too_large',
+    `the body has more than ${maxBodyBytes} bytes, which is the most for JSON; files go through PUT, one by one`,
+  );
+}
+
+function openApiDocument(app: Api, version: string) {
+  const document = app.getOpenAPI31Document({
+    openapi: '3.1.0',
+    info: {
+      title: 'CherryQ',
+      version,
+      description:
+        'Compresses language models to 2, 3, 4 or 8 bits. Errors are RFC 9457 problem details with a stable `code`.',
+      license: { name: 'Apache-2.0' },
+    },
+  });
+  const paths = Object.entries(document.paths ?? {}).map(([path, item]) => [
+    path.replace(filePathPattern, '{path}'),
+    item,
+  ]);
+  return { ...document, paths: Object.fromEntries(paths) };
+}
+
+type RouteDefinition = Extract<Api['openAPIRegistry']['definitions'][number], { type: 'route' }>['route'];
+
+/** The routes, of any method, whose path matches. */
+function routesAt(app: Api, path: string): RouteDefinition[] {
+  return app.openAPIRegistry.definitions.flatMap((definition) =>
+    definition.type === 'route' && pathPattern(definition.route.path).test(path) ? [definition.route] : [],
+  );
+}
+
+const pathPattern = (path: string): RegExp =>
+  new RegExp(`^${path.replace(filePathPattern, '.+').replaceAll(/\{\w+\}/g, '[^/]+')}$`);
+
+/** What a part of the request was validated against; says which fields are known. */
+function schemaOf(app: Api, part: string, method: string, path: string): unknown {
+  const request = routesAt(app, path).find((route) => route.method === method.toLowerCase())?.request;
+  if (part === 'query') return request?.query;
+  const media = request?.body?.content['application/json'];
+  return media && 'schema' in media ? media.schema : undefined;
+}

@@ -1,0 +1,85 @@
+/**
+ * The contract's schemas under the names that OpenAPI gives them, and the pieces that all routes share. The names are
+ * made here, not in the contract, which knows nothing of OpenAPI.
+ */
+import type { OpenAPIHono } from '@hono/zod-openapi';
+import { z } from 'zod';
+import {
+  artifactListSchema,
+  capabilitiesSchema,
+  createJobSchema,
+  createUploadSchema,
+  datasetSchema,
+  filePathSchema,
+  healthSchema,
+  idSchema,
+  jobEventSchema,
+  jobSchema,
+  modelSchema,
+  pageOf,
+  problemCodes,
+  problemSchema,
+  type ProblemCode,
+} from 'cherryq/contract';
+
+export interface ApiEnv {
+  Variables: { requestId: string; tenant: string };
+}
+export type Api = OpenAPIHono<ApiEnv>;
+
+export const schemas = {
+  model: modelSchema.meta({ id: 'Model' }),
+  dataset: datasetSchema.meta({ id: 'Dataset' }),
+  createUpload: createUploadSchema.meta({ id: 'CreateUpload' }),
+  createJob: createJobSchema.meta({ id: 'CreateJob' }),
+  job: jobSchema.meta({ id: 'Job' }),
+  event: jobEventSchema.meta({ id: 'JobEvent' }),
+  artifacts: artifactListSchema.meta({ id: 'ArtifactList' }),
+  health: healthSchema.meta({ id: 'Health' }),
+  capabilities: capabilitiesSchema.meta({ id: 'Capabilities' }),
+  problem: problemSchema.meta({ id: 'Problem' }),
+};
+export const pages = {
+  models: pageOf(schemas.model).meta({ id: 'ModelPage' }),
+  datasets: pageOf(schemas.dataset).meta({ id: 'DatasetPage' }),
+  jobs: pageOf(schemas.job).meta({ id: 'JobPage' }),
+  events: pageOf(schemas.event).meta({ id: 'JobEventPage' }),
+};
+
+export const idParams = z.object({ id: idSchema });
+export const idempotencyHeaders = z.object({
+  'idempotency-key': z
+    .string()
+    .optional()
+    .meta({ description: 'Sent again with the same key, the request is done once.' }),
+});
+export const fileParams = z.object({ id: idSchema, path: filePathSchema });
+
+/** A path parameter that takes slashes. The router needs its pattern; the document must not show it. */
+export const filePathPattern = ':path{.+}';
+
+export const jsonContent = <Schema extends z.ZodType>(schema: Schema, description: string) => ({
+  description,
+  content: { 'application/json': { schema } },
+});
+
+export const jsonBody = <Schema extends z.ZodType>(schema: Schema) => ({
+  required: true,
+  content: { 'application/json': { schema } },
+});
+
+const problem = (codes: ProblemCode[]) => ({
+  description: codes.join(', '),
+  content: { 'application/problem+json': { schema: schemas.problem } },
+});
+
+/** Responses for the given problems, and for those that any request can meet. */
+export function problems<Code extends ProblemCode = never>(...codes: Code[]): ProblemResponses<Code> {
+  const byStatus = new Map<number, ProblemCode[]>();
+  for (const code of [...codes, 'internal', 'storage_full'] as const)
+    byStatus.set(problemCodes[code], [...(byStatus.get(problemCodes[code]) ?? []), code]);
+  return Object.fromEntries([...byStatus].map(([status, list]) => [status, problem(list)])) as ProblemResponses<Code>;
+}
+type ProblemResponses<Code extends ProblemCode> = {
+  [Status in (typeof problemCodes)[Code]]: ReturnType<typeof problem>;
+};

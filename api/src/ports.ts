@@ -1,0 +1,46 @@
+/**
+ * What the API needs from the machine it runs on. Two sets of adapters exist or are planned: a folder, child processes and
+ * the system clock on one machine; a bucket, AWS Batch and API keys in a private install. The Store port is the trainer's.
+ */
+export type { Store } from '@cherryq/batch-jobs/storage';
+
+/** A job as the queue knows it. `prefix` is its folder in the store, without a slash at the end. */
+export interface JobRef {
+  tenant: string;
+  id: string;
+  prefix: string;
+}
+
+export interface Queue {
+  /** Takes a job to run once, sooner or later; a job that is already waiting or running is left as it is. */
+  submit(job: JobRef): Promise<void>;
+  /** Drops a waiting job or stops a running one. The caller has already made its state final. */
+  cancel(job: JobRef): Promise<void>;
+  /** @throws when the queue cannot take jobs */
+  describe(): Promise<{ waiting: number; running: number }>;
+  /** Stops workers so that their jobs can go on later: asks, waits `graceMs`, then kills. */
+  close(options: { graceMs: number }): Promise<void>;
+}
+
+export interface Clock {
+  /** Milliseconds since 1970. */
+  now(): number;
+}
+
+/** Says on whose behalf a request comes. @throws ProblemError (401, 403) when it may not. */
+export interface Keys {
+  authenticate(request: Request): Promise<{ tenant: string }>;
+}
+
+export interface LogEntry {
+  level: 'info' | 'warning' | 'error';
+  message: string;
+  [field: string]: unknown;
+}
+export type Logger = (entry: LogEntry) => void;
+
+export const systemClock: Clock = { now: () => Date.now() };
+
+/** One machine, one user: every request is tenant `local`. */
+export const localKeys: Keys = { authenticate: () => Promise.resolve({ tenant: localTenant }) };
+export const localTenant = 'local';

@@ -1,0 +1,144 @@
+/** Models and datasets over HTTP: the same routes under two names. */
+import { createRoute, z } from '@hono/zod-openapi';
+import { listUploadsQuerySchema, type Page } from 'cherryq/contract';
+import { idempotently } from '../idempotency.ts';
+import type { Jobs } from '../jobs.ts';
+import {
+  fileParams,
+  filePathPattern,
+  idempotencyHeaders,
+  idParams,
+  jsonBody,
+  jsonContent,
+  pages,
+  problems,
+  schemas,
+  type Api,
+} from '../openapi.ts';
+import type { Clock, Store } from '../ports.ts';
+import { ProblemError } from '../problems.ts';
+import type { Upload, UploadKind, Uploads } from '../uploads.ts';
+
+export function uploadRoutes(
+  app: Api,
+  kind: UploadKind,
+  deps: { store: Store; clock: Clock; newId: () => string; uploads: Uploads; jobs: Jobs },
+): void {
+  const { uploads, jobs, newId } = deps;
+  const base = `/v1/${kind}s`;
+  const schema = kind === 'model' ? schemas.model : schemas.dataset;
+  const page: z.ZodType<Page<Upload>> = kind === 'model' ? pages.models : pages.datasets;
+  const tags = [`${kind}s`];
+
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: base,
+      tags,
+      summary: `Declare a ${kind} and its files`,
+      request: { headers: idempotencyHeaders, body: jsonBody(schemas.createUpload) },
+      responses: {
+        201: jsonContent(schema, `The ${kind}, to be filled with its files`),
+        ...problems('invalid_request', 'idempotency_in_flight', 'idempotency_mismatch', 'payload_too_large'),
+      },
+    }),
+    async (c) => {
+      const body = c.req.valid('json');
+      const tenant = c.var.tenant;
+      const { answer, replayed } = await idempotently(deps, {
+        tenant,
+        key: c.req.valid('header')['idempotency-key'],
+        request: { route: `POST ${base}`, body },
+        newId,
+        create: (id) => uploads.create(tenant, id, body),
+      });
+      c.header('Location', `${base}/${answer.id}`);
+      if (replayed) c.header('Idempotent-Replayed', 'true');
+      return c.json(answer, 201);
+    },
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: base,
+      tags,
+      summary: `List ${kind}s, newest first`,
+      request: { query: listUploadsQuerySchema },
+      responses: { 200: jsonContent(page, `A page of ${kind}s`), ...problems('invalid_request') },
+    }),
+    async (c) => c.json(await uploads.list(c.var.tenant, c.req.valid('query')), 200),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'get',
+      path: `${base}/{id}`,
+      tags,
+      summary: `Read a ${kind}`,
+      request: { params: idParams },
+      responses: { 200: jsonContent(schema, `The ${kind}`), ...problems('not_found') },
+    }),
+    async (c) => c.json(await uploads.retrieve(c.var.tenant, c.req.valid('param').id), 200),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'put',
+      path: `${base}/{id}/files/${filePathPattern}`,
+      tags,
+      summary: 'Upload one declared file; length and SHA-256 are checked',
+      request: {
+        params: fileParams,
+        body: {
+          required: true,
+          content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
+        },
+      },
+      responses: {
+        204: { description: 'The file is there' },
+        ...problems('invalid_request', 'not_found', 'content_mismatch'),
+      },
+    }),
+    async (c) => {
+      const { id, path } = c.req.valid('param');
+      await uploads.putFile(c.var.tenant, id, path, c.req.raw.body, c.req.header('content-length'));
+      return c.body(null, 204);
+    },
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'post',
+      path: `${base}/{id}/complete`,
+      tags,
+      summary: `Make the ${kind} usable, once all its files are there`,
+      request: { params: idParams },
+      responses: { 200: jsonContent(schema, `The ${kind}, ready`), ...problems('not_found', 'conflict') },
+    }),
+    async (c) => c.json(await uploads.complete(c.var.tenant, c.req.valid('param').id), 200),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'delete',
+      path: `${base}/{id}`,
+      tags,
+      summary: `Delete a ${kind} that no unfinished job needs`,
+      request: { params: idParams },
+      responses: { 204: { description: 'It is gone' }, ...problems('not_found', 'conflict') },
+    }),
+    async (c) => {
+      const { tenant } = c.var;
+      const upload = await uploads.retrieve(tenant, c.req.valid('param').id);
+      const user = await jobs.findUserOf(tenant, upload);
+      if (user !== null)
+        throw new ProblemError(
+          'conflict',
+          `${kind} ${upload.id} is needed by job ${user}; cancel that job or wait for its end`,
+        );
+      await uploads.remove(tenant, upload.id);
+      return c.body(null, 204);
+    },
+  );
+}

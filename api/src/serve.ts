@@ -1,0 +1,176 @@
+/**
+ * The local server: the API on loopback over a folder and child processes. One server per folder, held by `server.json` in
+ * it, which also tells other programs its address. It has no keys, so it only listens on this machine and only answers
+ * requests that name this machine: a page of the web cannot reach it under another name (DNS rebinding) or by a form.
+ */
+import { createAdaptorServer } from '@hono/node-server';
+import { Server } from 'node:http';
+import { mkdir } from 'node:fs/promises';
+import type { AddressInfo } from 'node:net';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { InputError, openStore } from '@cherryq/batch-jobs/storage';
+import { createProcessQueue } from './adapters/process-queue.ts';
+import { createApp } from './app.ts';
+import type { Api } from './openapi.ts';
+import { localKeys, localTenant, systemClock, type Logger } from './ports.ts';
+import { ProblemError } from './problems.ts';
+import { holdFolder } from './server-file.ts';
+import packageJson from '../package.json' with { type: 'json' };
+
+export { serverFileName } from './server-file.ts';
+export { InputError } from '@cherryq/batch-jobs/storage';
+export type { Logger, LogEntry } from './ports.ts';
+
+export const defaultPort = 7433;
+/** Requests that are under way when the server closes have so long to end. */
+const drainMs = 2000;
+
+export interface ServeOptions {
+  /** Folder of the store; made if it is not there. */
+  storeFolder: string;
+  /** 0: any free port. */
+  port?: number;
+  host?: string;
+  /** Jobs that run at the same time. */
+  concurrency?: number;
+  /** Program of the worker; default: the installed trainer. */
+  trainerEntry?: string;
+  /** From the request to stop a worker until it is killed. */
+  graceMs?: number;
+  /** Default: warnings and errors as JSON lines on stderr. */
+  logger?: Logger;
+}
+
+export interface RunningServer {
+  /** Such as `http://127.0.0.1:7433`. */
+  url: string;
+  app: Api;
+  /** Unfinished jobs that were found and go on. */
+  recoveredJobs: number;
+  /** Lets workers save a checkpoint and stops; their jobs go on with the next start. */
+  close(): Promise<void>;
+}
+
+/**
+ * Starts the server and goes on with the jobs that an earlier one left.
+ * @throws InputError `not_loopback`, `folder_in_use`, `port_taken`, `no_trainer`
+ */
+export async function startServer(options: ServeOptions): Promise<RunningServer> {
+  const { port = defaultPort, host = '127.0.0.1', graceMs = 10_000, logger = logToStderr } = options;
+  if (!isLoopback(host))
+    throw new InputError(
+      'not_loopback',
+      `host ${host} would open the server to the network, and it has no keys to protect it; use 127.0.0.1, ::1 or localhost`,
+      'host',
+    );
+  const storeFolder = resolve(options.storeFolder);
+  await mkdir(storeFolder, { recursive: true });
+  const hold = await holdFolder(storeFolder);
+  const stop = new AbortController();
+  try {
+    const storeUrl = pathToFileURL(storeFolder).href;
+    const store = openStore(storeUrl);
+    const queue = createProcessQueue({ ...options, store, storeUrl, clock: systemClock, logger, graceMs });
+    const app = createApp({
+      store,
+      queue,
+      clock: systemClock,
+      keys: localKeys,
+      version: packageJson.version,
+      logger,
+      guard: refuseForeignNames,
+      signal: stop.signal,
+    });
+    const { url, close: stopListening } = await listen(app, host, port);
+    await hold.announce(url);
+    const recoveredJobs = await queue.recover(localTenant);
+
+    let closing: Promise<void> | undefined;
+    const close = async (): Promise<void> => {
+      stop.abort();
+      await Promise.all([stopListening(), queue.close({ graceMs })]);
+      await hold.release();
+    };
+    return { url, app, recoveredJobs, close: () => (closing ??= close()) };
+  } catch (error) {
+    await hold.release();
+    throw error;
+  }
+}
+
+/** @throws InputError when the port is taken */
+function listen(app: Api, host: string, port: number): Promise<{ url: string; close: () => Promise<void> }> {
+  return new Promise((resolveListening, reject) => {
+    const server = createAdaptorServer({
+      fetch: app.fetch,
+      hostname: host,
+      overrideGlobalObjects: false,
+      // A large upload takes as long as it takes; only a slow header is suspicious.
+      serverOptions: { requestTimeout: 0, headersTimeout: 60_000 },
+    });
+    if (!(server instanceof Server)) throw new TypeError('expected a plain HTTP server');
+    server.once('error', (error: NodeJS.ErrnoException) => reject(listenError(error, host, port)));
+    server.once('listening', () => {
+      const { port: bound } = server.address() as AddressInfo;
+      const name = host.includes(':') ? `[${host}]` : host;
+      const close = (): Promise<void> =>
+        new Promise((resolveClosed) => {
+          const timer = setTimeout(() => server.closeAllConnections(), drainMs);
+          server.close(() => {
+            clearTimeout(timer);
+            resolveClosed();
+          });
+          server.closeIdleConnections();
+        });
+      resolveListening({ url: `http://${name}:${bound}`, close });
+    });
+    server.listen(port, host);
+  });
+}
+
+function listenError(error: NodeJS.ErrnoException, host: string, port: number): Error {
+  if (error.code === 'EADDRINUSE')
+    return new InputError(
+      'port_taken',
+      `port ${port} on ${host} is taken by another program; stop that program, or choose another port (0 takes any free one)`,
+      'port',
+      { cause: error },
+    );
+  if (error.code === 'EACCES')
+    return new InputError('port_taken', `port ${port} on ${host} may not be used; choose one above 1023`, 'port', {
+      cause: error,
+    });
+  return error;
+}
+
+function refuseForeignNames(request: Request): void {
+  const { host } = new URL(request.url);
+  const origin = request.headers.get('origin');
+  for (const [header, value] of [
+    ['Host', host],
+    ['Origin', origin && hostOf(origin)],
+  ] as const)
+    if (value !== null && !isLoopback(hostnameOf(value)))
+      throw new ProblemError(
+        'forbidden',
+        `${header} is ${JSON.stringify(value)}; this server only answers requests to 127.0.0.1, [::1] or localhost, made on this machine`,
+        { param: header },
+      );
+}
+
+function hostOf(origin: string): string {
+  return URL.canParse(origin) ? new URL(origin).host : origin;
+}
+
+const hostnameOf = (host: string): string => host.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
+
+function isLoopback(hostname: string): boolean {
+  return hostname === 'localhost' || hostname === '::1' || /^127(\.\d{1,3}){3}$/.test(hostname);
+}
+
+function logToStderr({ level, error, ...rest }: Parameters<Logger>[0]): void {
+  if (level === 'info') return;
+  const cause = error instanceof Error ? { error: error.stack } : error === undefined ? {} : { error };
+  process.stderr.write(`${JSON.stringify({ time: new Date().toISOString(), level, ...rest, ...cause })}\n`);
+}

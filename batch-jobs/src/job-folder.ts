@@ -1,0 +1,119 @@
+/**
+ * The trainer's side of the job folder (design.md): reads the spec, claims an attempt, writes states, events and artifacts.
+ * An attempt that is no longer the newest must not publish: `assertCurrent` is asked before each publication.
+ */
+import type { JobError, JobEventBody, JobResult, JobSpec, JobState, StoredEvent } from 'cherryq/contract';
+import { jobSpecSchema, jobStateSchema, terminalStatuses } from 'cherryq/contract';
+import { InterruptedError } from './errors.ts';
+import { appendNumbered, createNumbered, readLatestNumbered } from './storage/numbered-log.ts';
+import type { Store } from './storage/store.ts';
+
+const stateDigits = 6;
+const eventDigits = 8;
+/** Events wait this long to be written together: often at first, when somebody watches, less so later. */
+const flushAfterMs = (elapsedMs: number): number => (elapsedMs < 120_000 ? 400 : 2000);
+
+export class JobFolder {
+  private waiting: StoredEvent[] = [];
+  private lastEventNumber: number | undefined;
+  private lastFlush = 0;
+  private flushing: Promise<void> = Promise.resolve();
+  private readonly startedAt = performance.now();
+
+  private constructor(
+    private readonly store: Store,
+    /** `tenants/<tenant>/jobs/<id>/` */
+    readonly prefix: string,
+    readonly spec: JobSpec,
+    readonly attempt: number,
+    /** When the first attempt began. */
+    readonly firstStart: Date,
+  ) {}
+
+  /** Claims the next attempt.  @returns null when the job has ended already  @throws Error when there is no such job */
+  static async claim(store: Store, prefix: string): Promise<JobFolder | null> {
+    const specBytes = await store.get(`${prefix}spec.json`);
+    if (specBytes === null) throw new Error(`There is no job at ${prefix}: its spec.json is missing.`);
+    const spec = jobSpecSchema.parse(JSON.parse(new TextDecoder().decode(specBytes)));
+    for (;;) {
+      const latest = await readState(store, prefix);
+      if (latest && terminalStatuses.has(latest.state.status)) return null;
+      const attempt = (latest?.state.attempt ?? 0) + 1;
+      const state = newState('running', attempt);
+      if (!(await createNumbered(store, `${prefix}state/`, stateDigits, '.json', (latest?.number ?? 0) + 1, encode(state)))) continue;
+      return new JobFolder(store, prefix, spec, attempt, await firstStart(store, prefix));
+    }
+  }
+
+  /** Prefix of the tenant: what may be shared between its jobs. */
+  get tenantPrefix(): string {
+    return this.prefix.split('/').slice(0, 2).join('/') + '/';
+  }
+
+  /** Queues an event; it is written within a second or two, or by `flush`. */
+  emit(body: JobEventBody): void {
+    this.waiting.push({ time: new Date().toISOString(), ...body });
+    const now = performance.now();
+    if (now - this.lastFlush < flushAfterMs(now - this.startedAt)) return;
+    this.lastFlush = now;
+    this.flushing = this.flushing.then(() => this.write());
+  }
+
+  async flush(): Promise<void> {
+    this.flushing = this.flushing.then(() => this.write());
+    await this.flushing;
+  }
+
+  private async write(): Promise<void> {
+    if (this.waiting.length === 0) return;
+    const lines = this.waiting.map((event) => `${JSON.stringify(event)}\n`).join('');
+    this.waiting = [];
+    const body = new TextEncoder().encode(lines);
+    this.lastEventNumber = await appendNumbered(this.store, `${this.prefix}events/`, eventDigits, '.ndjson', body, this.lastEventNumber);
+  }
+
+  /** @throws InterruptedError when the job was cancelled or another attempt has begun */
+  async assertCurrent(): Promise<void> {
+    const latest = await readState(this.store, this.prefix);
+    if (latest?.state.status === 'running' && latest.state.attempt === this.attempt) return;
+    throw new InterruptedError(`attempt ${this.attempt} is no longer the job's own: it is ${latest?.state.status ?? 'gone'}, attempt ${latest?.state.attempt ?? '?'}`);
+  }
+
+  async succeed(result: JobResult): Promise<void> {
+    await this.end('succeeded', { result }, { type: 'job.succeeded', result });
+  }
+
+  async fail(error: JobError): Promise<void> {
+    await this.end('failed', { error }, { type: 'job.failed', error });
+  }
+
+  /** The state first: it is what counts. The event follows; readers end a stream by the state if it is missing. */
+  private async end(status: 'succeeded' | 'failed', details: { result?: JobResult; error?: JobError }, event: JobEventBody): Promise<void> {
+    const latest = await readState(this.store, this.prefix);
+    if (!latest || terminalStatuses.has(latest.state.status) || latest.state.attempt !== this.attempt) return;
+    const body = encode(newState(status, this.attempt, details));
+    if (!(await createNumbered(this.store, `${this.prefix}state/`, stateDigits, '.json', latest.number + 1, body))) return;
+    this.emit(event);
+    await this.flush();
+  }
+}
+
+function newState(status: JobState['status'], attempt: number, details: { result?: JobResult; error?: JobError } = {}): JobState {
+  return { status, time: new Date().toISOString(), attempt, by: 'worker', error: details.error ?? null, result: details.result ?? null };
+}
+
+const encode = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
+
+async function readState(store: Store, prefix: string): Promise<{ number: number; state: JobState } | null> {
+  const latest = await readLatestNumbered(store, `${prefix}state/`);
+  return latest && { number: latest.number, state: jobStateSchema.parse(JSON.parse(new TextDecoder().decode(latest.body))) };
+}
+
+async function firstStart(store: Store, prefix: string): Promise<Date> {
+  for (const { key } of await store.list(`${prefix}state/`)) {
+    const body = await store.get(key);
+    const state = body && jobStateSchema.parse(JSON.parse(new TextDecoder().decode(body)));
+    if (state?.status === 'running') return new Date(state.time);
+  }
+  return new Date();
+}

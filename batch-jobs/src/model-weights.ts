@@ -1,0 +1,104 @@
+/** A model folder opened for use: its config understood, its tensors checked, its weights readable as float32. */
+import type { Scheme } from 'cherryq/contract';
+import type { NativeConfig } from './exporters/native.ts';
+import { nativeWeights, parseNativeConfig } from './exporters/native.ts';
+import type { ModelFolder } from './formats/model-folder.ts';
+import { assertFinite, openModelFolder } from './formats/model-folder.ts';
+import { readTensor } from './formats/safetensors.ts';
+import type { Tokenizer } from './formats/tokenizer.ts';
+import { openTokenizer } from './formats/tokenizer.ts';
+import type { DecoderConfig } from './models/decoder-config.ts';
+import { isLinear, tensorShapes } from './models/decoder-config.ts';
+import type { WeightSource } from './models/decoder.ts';
+import { checkTensors, checkVocabulary, parseModelConfig } from './models/registry.ts';
+import { InputError } from './errors.ts';
+import type { Store } from './storage/store.ts';
+
+export interface OpenedModel {
+  readonly folder: ModelFolder;
+  readonly config: DecoderConfig;
+  readonly shapes: ReadonlyMap<string, number[]>;
+  readonly parameters: number;
+  readonly weights: WeightSource & { read(name: string): Promise<Float32Array> };
+  readonly tokenizer: Tokenizer;
+  /** Null for an original or an `hf` folder. */
+  readonly native: NativeConfig | null;
+  /** Bits that one weight of a quantized layer costs in the file; null for every other tensor. */
+  storedBits(name: string): number | null;
+}
+
+/** Largest finite float16: weights beyond it cannot be written. */
+const float16Max = 65_504;
+
+/** @throws InputError for whatever is wrong with the folder, naming the file, the tensor or the field */
+export async function openModel(store: Store, prefix: string): Promise<OpenedModel> {
+  const folder = await openModelFolder(store, prefix);
+  const config = parseModelConfig(folder.configJson);
+  const shapes = tensorShapes(config);
+  const tokenizer = await openTokenizer(store, prefix);
+  checkVocabulary(config, tokenizer.vocabSize);
+  const parameters = [...shapes.values()].reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  const shared = { folder, config, shapes, parameters, tokenizer };
+  if (folder.format === 'native') {
+    const native = parseNativeConfig(folder.configJson.quantization_config);
+    const { read, storedBits } = nativeWeights(store, folder.tensors, native, (name) => shapes.get(name));
+    return { ...shared, native, weights: { read }, storedBits };
+  }
+  checkTensors(config, folder.tensors);
+  const read = async (name: string): Promise<Float32Array> => {
+    const info = folder.tensors.get(name);
+    if (!info) throw new InputError('missing_tensor', `The weights hold no tensor "${name}".`, name);
+    return readTensor(store, info);
+  };
+  return { ...shared, native: null, weights: { read }, storedBits: () => null };
+}
+
+/** Every tensor as float32, checked to be finite and within float16.  @throws InputError naming the tensor */
+export async function readAllWeights(model: OpenedModel): Promise<Map<string, Float32Array>> {
+  const weights = new Map<string, Float32Array>();
+  for (const name of model.shapes.keys()) {
+    const values = await model.weights.read(name);
+    assertFinite(values, name);
+    const beyond = values.find((value) => Math.abs(value) > float16Max);
+    if (beyond !== undefined) {
+      throw new InputError('float16_overflow', `"${name}" holds ${beyond}; the result keeps it in float16, which ends at ${float16Max}.`, name);
+    }
+    weights.set(name, values);
+  }
+  return weights;
+}
+
+/** Mean bits of one weight over the quantized layers, weighted by their sizes; null where nothing is quantized. */
+export function meanStoredBits(model: OpenedModel): number | null {
+  let bits = 0;
+  let count = 0;
+  for (const [name, [rows, columns]] of model.shapes) {
+    const each = model.storedBits(name);
+    if (each === null) continue;
+    bits += each * rows * columns;
+    count += rows * columns;
+  }
+  return count === 0 ? null : bits / count;
+}
+
+/** The scheme that a native folder was made with, as far as its config says. */
+export function schemeOf(native: NativeConfig): Pick<Scheme, 'method' | 'bits' | 'groupSize' | 'cherryFraction'> {
+  return {
+    method: native.method,
+    bits: native.bits,
+    groupSize: native.group_size === -1 ? 'row' : native.group_size,
+    cherryFraction: native.cherry_fraction,
+  };
+}
+
+/** @throws InputError `group_size` when a group would be longer than the shortest row that is quantized */
+export function checkGroupSize(model: OpenedModel, groupSize: Scheme['groupSize']): void {
+  if (groupSize === 'row') return;
+  const [name, shape] = [...model.shapes].filter(([tensor]) => isLinear(tensor)).reduce((a, b) => (b[1][1] < a[1][1] ? b : a));
+  if (groupSize <= shape[1]) return;
+  throw new InputError(
+    'group_size',
+    `groupSize is ${groupSize}, but the rows of "${name}" have ${shape[1]} weights. Use a group size from 1 to ${shape[1]}, or "row" for one scale per row.`,
+    'scheme.groupSize',
+  );
+}

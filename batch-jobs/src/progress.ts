@@ -1,0 +1,56 @@
+/**
+ * Progress of a job over its phases. Each phase is planned with its units and what a unit costs (in tokens through the
+ * model, a backward pass counted as two more), so that the share done and the time left are of the whole job.
+ */
+import type { Phase, Progress } from 'cherryq/contract';
+
+export interface PhasePlan {
+  readonly phase: Phase;
+  readonly units: number;
+  /** Cost of one unit, relative to the others. */
+  readonly unitCost: number;
+  /** Tokens that one unit runs through the model; 0 where a rate in tokens says nothing. */
+  readonly unitTokens: number;
+}
+
+export class ProgressMeter {
+  private readonly startedAt = performance.now();
+  private costAtStart: number | null = null;
+  private phaseStartedAt = performance.now();
+  private phaseStartUnits = 0;
+  private phase: Phase | null = null;
+
+  /** @param plan in the order in which the phases run */
+  constructor(private readonly plan: readonly PhasePlan[]) {}
+
+  /** @param done units of the phase that are done, by this attempt or one before */
+  at(phase: Phase, done: number, loss: number | null = null): Progress {
+    const now = performance.now();
+    const index = this.plan.findIndex((planned) => planned.phase === phase);
+    const planned = this.plan[index];
+    if (this.phase !== phase) {
+      this.phase = phase;
+      this.phaseStartedAt = now;
+      this.phaseStartUnits = done;
+    }
+    const before = this.plan.slice(0, index).reduce((sum, { units, unitCost }) => sum + units * unitCost, 0);
+    const total = this.plan.reduce((sum, { units, unitCost }) => sum + units * unitCost, 0);
+    const cost = before + done * planned.unitCost;
+    // What was done before this attempt says nothing of its speed.
+    this.costAtStart ??= cost;
+    const ownCost = cost - this.costAtStart;
+    const seconds = (now - this.startedAt) / 1000;
+    const phaseSeconds = (now - this.phaseStartedAt) / 1000;
+    const phaseUnits = done - this.phaseStartUnits;
+    return {
+      phase,
+      step: Math.floor(done),
+      totalSteps: planned.units,
+      fraction: total === 0 ? 1 : Math.min(1, cost / total),
+      loss,
+      tokensPerSecond:
+        planned.unitTokens > 0 && phaseUnits > 0 && phaseSeconds > 0 ? (phaseUnits * planned.unitTokens) / phaseSeconds : null,
+      secondsLeft: ownCost > 0 ? ((total - cost) * seconds) / ownCost : null,
+    };
+  }
+}

@@ -1,0 +1,432 @@
+/**
+ * One job from its spec to its artifacts, top to bottom; read this first.
+ *
+ *   claim -> load -> [impact -> cherries] -> [train] -> export -> read back and evaluate -> report -> manifest -> succeeded
+ *
+ * Each step is a pure function of the spec and the files before it, so a crash anywhere is mended by running the job again:
+ * training goes on from its newest checkpoint, the rest is done over, and the bytes come out the same.
+ */
+import { createHash } from 'node:crypto';
+import type { JobSpec, Manifest, Measurement, Phase, Scheme } from 'cherryq/contract';
+import { exporters } from './exporters/registry.ts';
+import type { CompressedModel, Exporter } from './exporters/exporter.ts';
+import { gridOf, nativeConfig } from './exporters/native.ts';
+import { renderReport } from './exporters/report.ts';
+import type { ReportData } from './exporters/report.ts';
+import { encodeText, readText } from './data/text.ts';
+import { createSampler, packWindows } from './data/windows.ts';
+import { openEngine } from './engine/engine.ts';
+import type { Engine } from './engine/engine.ts';
+import { InputError, InterruptedError } from './errors.ts';
+import { measurePerplexity } from './evaluation/perplexity.ts';
+import { safetensorsBytes } from './formats/safetensors.ts';
+import type { JobFolder } from './job-folder.ts';
+import { methods } from './methods/registry.ts';
+import { isLinear } from './models/decoder-config.ts';
+import type { OpenedModel } from './model-weights.ts';
+import { checkGroupSize, meanStoredBits, openModel, readAllWeights } from './model-weights.ts';
+import { dequantizeMatrix, noCherries, quantizeMatrix } from './numeric/quantizer.ts';
+import type { PhasePlan } from './progress.ts';
+import { ProgressMeter } from './progress.ts';
+import { folderFingerprint } from './storage/fingerprint.ts';
+import type { Store } from './storage/store.ts';
+import { loadCheckpoint, saveCheckpoint } from './training/checkpoints.ts';
+import { publishedFloor } from './training/schedule.ts';
+import type { StepRecord, TrainState } from './training/train.ts';
+import { Trainer, createTrainState } from './training/train.ts';
+import type { ImpactStudy } from './impact-study.ts';
+import { loadImpactStudy, makeImpactStudy, saveImpactStudy } from './impact-study.ts';
+import { version } from './version.ts';
+
+export interface RunOptions {
+  readonly store: Store;
+  readonly job: JobFolder;
+  /** Value of `CHERRYQ_ENGINE`. */
+  readonly forcedEngine: string | undefined;
+  /** True once the job should stop at the next safe point, with a checkpoint. */
+  readonly stopRequested: () => boolean;
+}
+
+/** Segments that perplexity is measured on are at most this long, as published. */
+const longestSegment = 2048;
+/** A checkpoint is saved when this much time has passed, or 20 times what the last one took. */
+const leastCheckpointGapMs = 3000;
+
+/** @throws InputError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
+export async function runJob(options: RunOptions): Promise<void> {
+  const { store, job } = options;
+  const { spec } = job;
+  const method = methods[spec.scheme.method];
+
+  // 1. Load: everything that can be wrong with the inputs is found here, before any work.
+  const engine = await openEngine(options.forcedEngine);
+  const model = await openModel(store, spec.modelPrefix);
+  if (model.native) {
+    throw new InputError('already_quantized', `The model "${spec.modelName}" is in CherryQ's own format already. Compress the original instead.`, 'modelId');
+  }
+  checkGroupSize(model, spec.scheme.groupSize);
+  const weights = await readAllWeights(model);
+  const calibration = method.trains ? await calibrationWindows(store, spec, model) : [];
+  const evaluation = await evaluationSegments(store, spec, model);
+  const fingerprints = {
+    model: await folderFingerprint(store, spec.modelPrefix),
+    calibration: spec.calibrationPrefix === null ? null : await folderFingerprint(store, spec.calibrationPrefix),
+    evaluation: spec.evaluationPrefix === null ? null : await folderFingerprint(store, spec.evaluationPrefix),
+  };
+  const identity = sha256(JSON.stringify([version, fingerprints.model, fingerprints.calibration, spec.scheme, spec.training, engine.name]));
+  const steps = method.trains ? Math.ceil(spec.training.tokens / (spec.training.batchSize * spec.training.sequenceLength)) : 0;
+  const impactWindows = method.keepsCherries ? Math.min(spec.training.impactSamples, calibration.length) : 0;
+  const progress = new Reporter(job, planOf(spec, steps, impactWindows, evaluation));
+
+  const checkpoints = `${job.prefix}checkpoints/`;
+  const warn = (message: string): void => job.emit({ type: 'log', level: 'warning', message });
+  const resumed = method.trains ? await loadCheckpoint(store, checkpoints, identity, warn) : null;
+  job.emit({
+    type: 'job.started',
+    attempt: job.attempt,
+    engine: engine.name,
+    engineReason: engine.reason,
+    resumedFromStep: resumed === null ? null : resumed.records.length,
+  });
+
+  // 2. Impact and cherries: chosen once, before training.
+  let study: ImpactStudy | null = null;
+  if (method.keepsCherries) {
+    study = await loadImpactStudy(store, checkpoints, identity);
+    if (study === null) {
+      progress.start('impact');
+      const sampler = createSampler({ count: calibration.length, seed: spec.training.seed });
+      const windows = Array.from({ length: impactWindows }, (_, index) => calibration[sampler(index)]);
+      study = await makeImpactStudy(model.config, weights, windows, spec.scheme.cherryFraction, async (done) => {
+        progress.at('impact', done);
+        await breathe(options);
+      });
+      await saveImpactStudy(store, checkpoints, identity, study);
+    }
+  }
+
+  // 3. Train: the latent weights through the quantizer, end to end.
+  let records: readonly StepRecord[] = [];
+  let trained: ReadonlyMap<string, Float32Array> = weights;
+  if (method.trains) {
+    progress.start('train');
+    const state = resumed ?? createTrainState(weights);
+    await train(options, model, calibration, study, state, steps, identity, progress);
+    records = state.records;
+    trained = state.latent;
+  }
+
+  // 4. Export: each format whole, then read back from where it was written.
+  progress.start('export');
+  const compressed: CompressedModel = {
+    configJson: model.folder.configJson,
+    scheme: spec.scheme,
+    keepsCherries: method.keepsCherries,
+    shapes: model.shapes,
+    weights: trained,
+    cherries: study?.cherries ?? new Map(),
+    isQuantized: isLinear,
+  };
+  const artifacts = `${job.prefix}artifacts/`;
+  await job.assertCurrent();
+  await store.deletePrefix(artifacts);
+  for (const format of ['native', 'hf'] as const) {
+    if (spec.formats.includes(format)) await writeModel(store, model, compressed, exporters[format], artifacts);
+  }
+
+  // 5. Evaluate what was written, the original and plain rounding.
+  progress.start('evaluate');
+  const measure = measurer(store, job, engine, evaluation, fingerprints.evaluation, progress);
+  const primary = spec.formats.includes('native') ? exporters.native : exporters.hf;
+  const baseline = await measure.known(['original', fingerprints.model], () => openModel(store, spec.modelPrefix));
+  const written = await openModel(store, artifacts + primary.folder);
+  const compressedResult = await measure.now(written);
+  const hf = spec.formats.includes('hf') ? await measure.now(await openModel(store, `${artifacts}hf/`)) : null;
+  const rounding =
+    spec.scheme.method === 'rtn'
+      ? compressedResult
+      : await measure.known(['rounding', fingerprints.model, spec.scheme.bits, spec.scheme.groupSize], () =>
+          writeRounding(store, job, model, weights, spec.scheme),
+        );
+  await store.deletePrefix(`${job.prefix}scratch/`);
+  const { tensors, bitsPerWeight } = tensorTable(compressed, written);
+
+  // 6. Report and manifest: the manifest names every file with its hash and is written last.
+  progress.start('report');
+  const tokensPerSegment = (evaluation[0]?.length ?? 1) - 1;
+  const trainedTokens = records.length * spec.training.batchSize * spec.training.sequenceLength;
+  const report: ReportData = {
+    modelName: spec.modelName,
+    parameters: model.parameters,
+    scheme: spec.scheme,
+    training: method.trains ? spec.training : null,
+    engine: engine.name,
+    trainedTokens,
+    evaluatedTokens: evaluation.length * tokensPerSegment,
+    rows: reportRows(spec, baseline, rounding, compressedResult, hf, bitsPerWeight, written.native !== null),
+    losses: records.map(({ step, loss, learningRate }) => ({ step, loss, learningRate })),
+    impact: study?.samples ?? [],
+    heterogeneity: study?.heterogeneity ?? [],
+    tensors,
+  };
+  await store.put(`${artifacts}report.html`, utf8(renderReport(report)));
+  await store.put(`${artifacts}losses.json`, utf8(`${JSON.stringify(records)}\n`));
+  const manifest: Manifest = {
+    formatVersion: 1,
+    producer: `cherryq ${version}`,
+    modelName: spec.modelName,
+    modelFingerprint: fingerprints.model,
+    calibrationFingerprint: fingerprints.calibration,
+    evaluationFingerprint: fingerprints.evaluation,
+    scheme: spec.scheme,
+    training: spec.training,
+    engine: engine.name,
+    formats: spec.formats,
+    files: await listFiles(store, artifacts),
+  };
+  await job.assertCurrent();
+  await store.put(`${artifacts}manifest.json`, utf8(`${JSON.stringify(manifest, null, 2)}\n`));
+  await job.succeed({
+    engine: engine.name,
+    engineReason: engine.reason,
+    parameters: model.parameters,
+    baseline,
+    rounding: rounding.perplexity === null ? null : rounding,
+    compressed: { ...compressedResult, bitsPerWeight },
+    hf,
+    trainedTokens,
+    evaluatedTokens: report.evaluatedTokens,
+    seconds: (Date.now() - job.firstStart.getTime()) / 1000,
+  });
+  await store.deletePrefix(checkpoints);
+}
+
+/** Runs the remaining steps, with a checkpoint now and then and one at a stop. */
+async function train(
+  options: RunOptions,
+  model: OpenedModel,
+  calibration: readonly Int32Array[],
+  study: ImpactStudy | null,
+  state: TrainState,
+  steps: number,
+  identity: string,
+  progress: Reporter,
+): Promise<void> {
+  const { store, job } = options;
+  const { scheme, training } = job.spec;
+  const sampler = createSampler({ count: calibration.length, seed: training.seed });
+  const floor = training.finalLearningRateFraction ?? publishedFloor(scheme.bits);
+  const trainer = new Trainer(
+    {
+      config: model.config,
+      quantizer: { grid: gridOf(nativeConfig(scheme, study !== null)), cherries: study?.cherries ?? new Map() },
+      schedule: { peak: training.learningRate, totalSteps: steps, warmupFraction: training.warmupFraction, floor },
+      adamW: training,
+      maxGradNorm: training.maxGradNorm,
+      batchSize: training.batchSize,
+      windowAt: (index) => calibration[sampler(index)],
+    },
+    state,
+  );
+  const save = async (): Promise<number> => {
+    const started = performance.now();
+    await job.assertCurrent();
+    await saveCheckpoint(store, `${job.prefix}checkpoints/`, identity, job.attempt, state);
+    job.emit({ type: 'checkpoint', step: trainer.step });
+    return performance.now() - started;
+  };
+  let saveMs = 0;
+  let savedAt = performance.now();
+  while (trainer.step < steps) {
+    const record = await trainer.advance();
+    progress.at('train', record.step, record.loss);
+    const stopping = options.stopRequested();
+    if (stopping || record.step === steps || performance.now() - savedAt > Math.max(leastCheckpointGapMs, 20 * saveMs)) {
+      saveMs = await save();
+      savedAt = performance.now();
+    }
+    await breathe(options);
+  }
+}
+
+/** Lets signals and timers in, and stops where a stop is safe.  @throws InterruptedError */
+async function breathe(options: RunOptions): Promise<void> {
+  await new Promise((resolve) => setImmediate(resolve));
+  if (options.stopRequested()) throw new InterruptedError('stopped on request');
+}
+
+async function calibrationWindows(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
+  const { sequenceLength } = spec.training;
+  if (spec.calibrationPrefix === null) {
+    throw new InputError('missing_calibration', `The method ${spec.scheme.method} learns from text, but the job has no calibrationDatasetId.`, 'calibrationDatasetId');
+  }
+  if (sequenceLength > model.config.maxPositionEmbeddings) {
+    throw new InputError(
+      'sequence_length',
+      `training.sequenceLength is ${sequenceLength}, but the model's context ends at ${model.config.maxPositionEmbeddings} tokens (max_position_embeddings). Use at most that.`,
+      'training.sequenceLength',
+    );
+  }
+  const ids = encodeText(await readText(store, spec.calibrationPrefix), model.tokenizer);
+  return packWindows(ids, sequenceLength, model.tokenizer.bosTokenId);
+}
+
+/** Segments of the evaluation text, all of one length; none when the job has no such text. */
+async function evaluationSegments(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
+  if (!spec.evaluation || spec.evaluationPrefix === null) return [];
+  return textSegments(model, await readText(store, spec.evaluationPrefix), spec.evaluation.maxTokens);
+}
+
+/** The text as the perplexity protocol cuts it: one BOS at the start, whole segments, the rest left out. */
+export function textSegments(model: OpenedModel, text: string, maxTokens: number | undefined): Int32Array[] {
+  const ids = encodeText(text, model.tokenizer).subarray(0, maxTokens);
+  const longest = Math.min(longestSegment, model.config.maxPositionEmbeddings);
+  return packWindows(ids, Math.min(longest, Math.max(2, ids.length)), model.tokenizer.bosTokenId);
+}
+
+async function writeModel(store: Store, model: OpenedModel, compressed: CompressedModel, exporter: Exporter, prefix: string): Promise<void> {
+  const folder = prefix + exporter.folder;
+  await store.put(`${folder}model.safetensors`, safetensorsBytes(exporter.tensors(compressed), exporter.metadata).chunks);
+  for (const path of model.folder.sideFiles) {
+    const bytes = await store.get(model.folder.prefix + path);
+    if (bytes !== null) await store.put(folder + path, bytes);
+  }
+  await store.put(`${folder}config.json`, utf8(`${JSON.stringify(exporter.config(compressed), null, 2)}\n`));
+}
+
+/** Plain rounding with the job's bits and groups, written to scratch as any result is, so that it is measured alike. */
+async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, weights: ReadonlyMap<string, Float32Array>, scheme: Scheme): Promise<OpenedModel> {
+  const prefix = `${job.prefix}scratch/rounding/`;
+  const rounded: CompressedModel = {
+    configJson: model.folder.configJson,
+    scheme: { ...scheme, method: 'rtn' },
+    keepsCherries: false,
+    shapes: model.shapes,
+    weights,
+    cherries: new Map(),
+    isQuantized: isLinear,
+  };
+  await writeModel(store, model, rounded, exporters.native, prefix);
+  return openModel(store, prefix);
+}
+
+/**
+ * Measures models on the evaluation text. What depends on the inputs alone (the original, plain rounding) is kept under the
+ * tenant's `measurements/`, so that the next job on the same model and text does not measure it again.
+ */
+function measurer(store: Store, job: JobFolder, engine: Engine, segments: readonly Int32Array[], textFingerprint: string | null, progress: Reporter) {
+  let measured = 0;
+  const now = async (model: OpenedModel): Promise<Measurement> => {
+    const before = measured++;
+    const perplexity =
+      segments.length === 0
+        ? null
+        : (await measurePerplexity(model.config, model.weights, segments, (share) => progress.at('evaluate', before + share))).perplexity;
+    return { perplexity, sizeBytes: model.folder.weightBytes };
+  };
+  const known = async (identity: readonly unknown[], open: () => Promise<OpenedModel>): Promise<Measurement> => {
+    const all = [version, engine.name, textFingerprint, segments.length, segments[0]?.length, ...identity];
+    const key = `${job.tenantPrefix}measurements/${sha256(JSON.stringify(all))}.json`;
+    const kept = await store.get(key);
+    if (kept !== null) {
+      measured++;
+      return JSON.parse(new TextDecoder().decode(kept)) as Measurement;
+    }
+    const measurement = await now(await open());
+    await store.put(key, utf8(JSON.stringify(measurement)));
+    return measurement;
+  };
+  return { now, known };
+}
+
+function reportRows(
+  spec: JobSpec,
+  baseline: Measurement,
+  rounding: Measurement,
+  compressed: Measurement,
+  hf: Measurement | null,
+  bitsPerWeight: number,
+  packed: boolean,
+): ReportData['rows'] {
+  const { method, bits } = spec.scheme;
+  const rows: ReportData['rows'] = [{ role: 'original', label: 'Original', note: 'as uploaded', bitsPerWeight: null, ...baseline }];
+  if (method !== 'rtn') {
+    rows.push({ role: 'rounding', label: 'Plain rounding', note: `${bits} bits, no training`, bitsPerWeight: null, ...rounding });
+  }
+  rows.push({ role: 'job', label: method === 'rtn' ? 'Plain rounding' : method === 'qat' ? 'QAT' : 'CherryQ', note: packed ? 'packed' : 'float16', bitsPerWeight, ...compressed });
+  if (hf && packed) rows.push({ role: 'hf', label: 'The same in float16', note: 'opens in any loader', bitsPerWeight: null, ...hf });
+  return rows;
+}
+
+/** What each quantized layer costs and how far it is from the weights that it was made from. */
+function tensorTable(compressed: CompressedModel, written: OpenedModel): { tensors: ReportData['tensors']; bitsPerWeight: number } {
+  const config = nativeConfig(compressed.scheme, compressed.keepsCherries);
+  const tensors = [...compressed.shapes].filter(([name]) => compressed.isQuantized(name)).map(([name, shape]) => {
+    const weight = compressed.weights.get(name) as Float32Array;
+    const stored = dequantizeMatrix(quantizeMatrix(weight, shape[1], gridOf(config), compressed.cherries.get(name) ?? noCherries));
+    let error = 0;
+    let norm = 0;
+    for (let i = 0; i < weight.length; i++) {
+      error += (stored[i] - weight[i]) ** 2;
+      norm += weight[i] ** 2;
+    }
+    return { name, shape, bitsPerWeight: written.storedBits(name) ?? 16, relativeError: norm === 0 ? 0 : Math.sqrt(error / norm) };
+  });
+  return { tensors, bitsPerWeight: meanStoredBits(written) ?? 16 };
+}
+
+/** Every file under a prefix with size and hash, by path. */
+async function listFiles(store: Store, prefix: string): Promise<Manifest['files']> {
+  const files: Manifest['files'] = [];
+  for (const { key, sizeBytes } of await store.list(prefix)) {
+    const hash = createHash('sha256');
+    const body = await store.stream(key);
+    if (body === null) throw new Error(`${key} vanished while it was listed`);
+    for await (const chunk of body) hash.update(chunk);
+    files.push({ path: key.slice(prefix.length), sizeBytes, sha256: hash.digest('hex') });
+  }
+  return files;
+}
+
+/** Cost of each phase, in tokens run forward once; a backward pass costs two more. */
+function planOf(spec: JobSpec, steps: number, impactWindows: number, evaluation: readonly Int32Array[]): PhasePlan[] {
+  const { batchSize, sequenceLength } = spec.training;
+  const evaluations = 2 + (spec.scheme.method === 'rtn' ? 0 : 1) + (spec.formats.length === 2 ? 1 : 0);
+  const evaluationTokens = evaluation.length * (evaluation[0]?.length ?? 0);
+  return [
+    { phase: 'impact', units: impactWindows, unitCost: 3 * sequenceLength, unitTokens: sequenceLength },
+    { phase: 'train', units: steps, unitCost: 3 * batchSize * sequenceLength, unitTokens: batchSize * sequenceLength },
+    { phase: 'export', units: 1, unitCost: 1, unitTokens: 0 },
+    { phase: 'evaluate', units: evaluations, unitCost: evaluationTokens, unitTokens: evaluationTokens },
+    { phase: 'report', units: 1, unitCost: 1, unitTokens: 0 },
+  ];
+}
+
+/** Sends progress as events, at most a few a second. */
+class Reporter {
+  private readonly meter: ProgressMeter;
+  private lastSent = 0;
+
+  constructor(
+    private readonly job: JobFolder,
+    plan: readonly PhasePlan[],
+  ) {
+    this.meter = new ProgressMeter(plan);
+  }
+
+  start(phase: Phase): void {
+    this.job.emit({ type: 'phase.started', phase });
+    this.at(phase, 0);
+  }
+
+  at(phase: Phase, done: number, loss: number | null = null): void {
+    const progress = this.meter.at(phase, done, loss);
+    const now = performance.now();
+    if (now - this.lastSent < 250 && progress.step !== progress.totalSteps) return;
+    this.lastSent = now;
+    this.job.emit({ type: 'progress', progress });
+  }
+}
+
+const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
+const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');

@@ -1,0 +1,366 @@
+/**
+ * The store in a folder, key for key as a bucket has it: the key `a/b/c` is the file `a/b/c` under the root.
+ *
+ * A write goes to a file in `.tmp/` on the same file system, is flushed to the disk, and then takes its name in one step:
+ * `rename`, or `link` where the name must not exist yet. So a reader sees a whole object or none, two exclusive writers
+ * never both win, and a crash leaves at most a file in `.tmp/`, which the next writer removes once it is an hour old.
+ * Symbolic links under the root are not objects: reads and lists pass over them, writes through them are refused.
+ * It does not lock against programs that write into the folder by other means.
+ */
+import { randomUUID } from 'node:crypto';
+import { constants } from 'node:fs';
+import { link, lstat, mkdir, open, readdir, realpath, rename, rm, rmdir, stat, unlink } from 'node:fs/promises';
+import type { FileHandle } from 'node:fs/promises';
+import type { Dirent } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { InputError } from '../errors.ts';
+import { compareKeys, isSegment, keySegments, prefixParts, temporaryFolder } from './keys.ts';
+import { StorageFullError } from './store.ts';
+import type { ByteRange, Store, StoredObject } from './store.ts';
+
+const staleAfterMs = 3_600_000;
+/** Largest single read; the system call takes less than 2 GiB. */
+const maxReadBytes = 2 ** 30;
+const streamChunkBytes = 2 ** 18;
+/** A concurrent `delete` may prune a folder just before a name is given in it; so often the folder is made again. */
+const placeAttempts = 10;
+
+interface Entry {
+  name: string;
+  isFolder: boolean;
+}
+
+export class FolderStore implements Store {
+  readonly #root: string;
+  #realRoot: string | undefined;
+  #writable: Promise<void> | undefined;
+
+  /** @param rootFolder made by the first write if it does not exist; reading never changes anything in it */
+  constructor(rootFolder: string) {
+    this.#root = resolve(rootFolder);
+  }
+
+  async get(key: string, range?: ByteRange): Promise<Uint8Array | null> {
+    const file = await this.#openObject(key);
+    if (file === null) return null;
+    try {
+      const { start, end } = within((await file.stat()).size, range);
+      const bytes = new Uint8Array(end - start);
+      const length = await readFully(file, bytes, start);
+      return length === bytes.length ? bytes : bytes.slice(0, length);
+    } finally {
+      await file.close();
+    }
+  }
+
+  async stream(key: string, range?: ByteRange): Promise<ReadableStream<Uint8Array> | null> {
+    const file = await this.#openObject(key);
+    if (file === null) return null;
+    let position: number;
+    let end: number;
+    try {
+      ({ start: position, end } = within((await file.stat()).size, range));
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+    return new ReadableStream<Uint8Array>(
+      {
+        async pull(controller) {
+          try {
+            const chunk = new Uint8Array(Math.min(streamChunkBytes, end - position));
+            const length = await readFully(file, chunk, position);
+            position += length;
+            if (length > 0) controller.enqueue(chunk.subarray(0, length));
+            if (length < chunk.length || position >= end) {
+              await file.close();
+              controller.close();
+            }
+          } catch (error) {
+            await file.close();
+            controller.error(error);
+          }
+        },
+        cancel: () => file.close(),
+      },
+      { highWaterMark: 0 },
+    );
+  }
+
+  async head(key: string): Promise<{ sizeBytes: number } | null> {
+    const path = await this.#pathOf(key);
+    const found = path === null ? null : await unlessMissing(lstat(path));
+    return found?.isFile() ? { sizeBytes: found.size } : null;
+  }
+
+  async put(
+    key: string,
+    body: Uint8Array | AsyncIterable<Uint8Array>,
+    options: { onlyIfAbsent?: boolean } = {},
+  ): Promise<boolean> {
+    const segments = keySegments(key);
+    let writtenBytes = 0;
+    try {
+      await this.#makeWritable();
+      const temporary = join(this.#root, temporaryFolder, randomUUID());
+      try {
+        const file = await open(temporary, 'wx');
+        try {
+          for await (const chunk of body instanceof Uint8Array ? [body] : body) {
+            await file.appendFile(chunk);
+            writtenBytes += chunk.length;
+          }
+          await file.sync();
+        } finally {
+          await file.close();
+        }
+        return await this.#place(temporary, segments, options.onlyIfAbsent ?? false);
+      } finally {
+        await rm(temporary, { force: true });
+      }
+    } catch (cause) {
+      if (!hasCode(cause, 'ENOSPC', 'EDQUOT')) throw cause;
+      const size = body instanceof Uint8Array ? `${body.length} bytes` : `more than ${writtenBytes} bytes`;
+      throw new StorageFullError(
+        `No room on the disk (${cause.code}) to write ${key}, ${size}. ` +
+          'Nothing of it was kept. Free some space, or move the store to a larger disk, and try again.',
+        { cause },
+      );
+    }
+  }
+
+  async list(prefix: string, options: { after?: string; limit?: number } = {}): Promise<StoredObject[]> {
+    const { after = '', limit = 1000 } = options;
+    const { folders, nameStart } = prefixParts(prefix);
+    const found: StoredObject[] = [];
+    const base = await this.#existingFolder(folders);
+    if (base !== null) {
+      await this.#collect(base, folders.map((name) => `${name}/`).join(''), nameStart, after, limit, found);
+    }
+    return found;
+  }
+
+  async folders(prefix: string): Promise<string[]> {
+    const { folders, nameStart } = prefixParts(prefix);
+    if (nameStart !== '') {
+      throw new InputError('invalid_key', `"${prefix}" does not end in a slash, so it has no folders.`, 'prefix');
+    }
+    const base = await this.#existingFolder(folders);
+    if (base === null) return [];
+    const names: string[] = [];
+    for (const { name, isFolder } of await this.#entries(base)) {
+      if (isFolder && (await this.#holdsObject(join(base, name)))) names.push(name);
+    }
+    return names.sort(compareKeys);
+  }
+
+  async delete(key: string): Promise<void> {
+    const path = await this.#pathOf(key);
+    if (path === null) return;
+    const found = await unlessMissing(lstat(path));
+    if (!found?.isFile()) return;
+    await unlessMissing(unlink(path));
+    await this.#prune(dirname(path));
+  }
+
+  async deletePrefix(prefix: string): Promise<void> {
+    const { folders, nameStart } = prefixParts(prefix);
+    if (prefix === '') throw new InputError('invalid_key', 'An empty prefix would delete the whole store.', 'prefix');
+    const base = await this.#existingFolder(folders);
+    if (base === null) return;
+    for (const { name } of await this.#entries(base)) {
+      if (name.startsWith(nameStart)) await rm(join(base, name), { recursive: true, force: true, maxRetries: 5 });
+    }
+    await this.#prune(base);
+  }
+
+  /** The path of a folder that exists with no symbolic link in it below the root; else null. */
+  async #existingFolder(segments: readonly string[]): Promise<string | null> {
+    this.#realRoot ??= (await unlessMissing(realpath(this.#root))) ?? undefined;
+    if (this.#realRoot === undefined) return null;
+    const path = join(this.#realRoot, ...segments);
+    return (await unlessMissing(realpath(path))) === path ? path : null;
+  }
+
+  /** Where the object of a key is, if there is one; it may still be a link. Null when its folder does not exist. */
+  async #pathOf(key: string): Promise<string | null> {
+    const segments = keySegments(key);
+    const folder = await this.#existingFolder(segments.slice(0, -1));
+    return folder === null ? null : join(folder, segments[segments.length - 1] ?? '');
+  }
+
+  async #openObject(key: string): Promise<FileHandle | null> {
+    const path = await this.#pathOf(key);
+    if (path === null) return null;
+    // Not blocking, so that a pipe somebody left in the folder cannot hang a reader.
+    const flags = constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0);
+    const file = await unlessMissing(open(path, flags), 'ELOOP', 'EMLINK', 'ENXIO');
+    if (file === null || (await file.stat()).isFile()) return file;
+    await file.close();
+    return null;
+  }
+
+  /** Makes the root and `.tmp/` and removes what crashed writers left there. Once per store, again after a failure. */
+  async #makeWritable(): Promise<void> {
+    this.#writable ??= (async () => {
+      const folder = join(this.#root, temporaryFolder);
+      await mkdir(folder, { recursive: true });
+      const staleBefore = Date.now() - staleAfterMs;
+      for (const name of await readdir(folder)) {
+        const path = join(folder, name);
+        const found = await unlessMissing(lstat(path));
+        if (found !== null && found.mtimeMs < staleBefore) await rm(path, { recursive: true, force: true });
+      }
+    })();
+    try {
+      await this.#writable;
+    } catch (error) {
+      this.#writable = undefined;
+      throw error;
+    }
+  }
+
+  /** Gives a finished temporary file its name.  @returns false when it must not replace and the name is taken */
+  async #place(temporary: string, segments: readonly string[], onlyIfAbsent: boolean): Promise<boolean> {
+    const root = (this.#realRoot ??= await realpath(this.#root));
+    const path = join(root, ...segments);
+    const parent = dirname(path);
+    for (let attempt = 1; ; attempt++) {
+      try {
+        const firstMade = await mkdir(parent, { recursive: true });
+        if ((await realpath(parent)) !== parent) throw conflict(segments, 'a folder above it is a symbolic link');
+        if (onlyIfAbsent) await link(temporary, path);
+        else await rename(temporary, path);
+        await syncFolders(parent, firstMade === undefined ? parent : dirname(firstMade));
+        return true;
+      } catch (error) {
+        if (hasCode(error, 'ENOENT') && attempt < placeAttempts) continue;
+        if (hasCode(error, 'EISDIR', 'ENOTEMPTY') || (hasCode(error, 'EEXIST') && (await isFolder(path)))) {
+          throw conflict(segments, 'it is already a folder of other keys');
+        }
+        if (hasCode(error, 'ENOTDIR') || (hasCode(error, 'EEXIST') && error.syscall === 'mkdir')) {
+          throw conflict(segments, 'a part of its path is already an object');
+        }
+        if (hasCode(error, 'EEXIST')) return false;
+        throw error;
+      }
+    }
+  }
+
+  /** Removes folders that have become empty, from `path` up to below the root: a bucket has no empty folders. */
+  async #prune(path: string): Promise<void> {
+    for (let folder = path; folder !== this.#realRoot; folder = dirname(folder)) {
+      try {
+        await rmdir(folder);
+      } catch (error) {
+        if (hasCode(error, 'ENOTEMPTY', 'EEXIST', 'ENOENT', 'ENOTDIR', 'EBUSY', 'EPERM', 'EACCES')) return;
+        throw error;
+      }
+    }
+  }
+
+  /** The files and folders in a folder that can be part of a key, in the order of the keys; none when it is missing. */
+  async #entries(path: string): Promise<Entry[]> {
+    const all: Dirent[] = (await unlessMissing(readdir(path, { withFileTypes: true }), 'ENOTDIR')) ?? [];
+    return all
+      .filter((entry) => (entry.isFile() || entry.isDirectory()) && isSegment(entry.name))
+      .filter((entry) => entry.name !== temporaryFolder || path !== this.#realRoot)
+      .map((entry) => ({ name: entry.name, isFolder: entry.isDirectory() }))
+      .sort((a, b) => compareKeys(a.isFolder ? `${a.name}/` : a.name, b.isFolder ? `${b.name}/` : b.name));
+  }
+
+  /** Appends the objects under a folder in the order of their keys, leaving out whole sub-folders before `after`. */
+  async #collect(
+    path: string,
+    keyPrefix: string,
+    nameStart: string,
+    after: string,
+    limit: number,
+    found: StoredObject[],
+  ): Promise<void> {
+    for (const { name, isFolder } of await this.#entries(path)) {
+      if (found.length >= limit) return;
+      if (!name.startsWith(nameStart)) continue;
+      const key = keyPrefix + name + (isFolder ? '/' : '');
+      if (compareKeys(key, after) <= 0 && !(isFolder && after.startsWith(key))) continue;
+      if (isFolder) {
+        await this.#collect(join(path, name), key, '', after, limit, found);
+        continue;
+      }
+      const status = await unlessMissing(lstat(join(path, name)));
+      if (status !== null) found.push({ key, sizeBytes: status.size });
+    }
+  }
+
+  async #holdsObject(path: string): Promise<boolean> {
+    const entries = await this.#entries(path);
+    if (entries.some((entry) => !entry.isFolder)) return true;
+    for (const { name } of entries) if (await this.#holdsObject(join(path, name))) return true;
+    return false;
+  }
+}
+
+type SystemError = Error & { code: string; syscall?: string };
+
+function hasCode(error: unknown, ...codes: string[]): error is SystemError {
+  return error instanceof Error && 'code' in error && codes.includes(String(error.code));
+}
+
+/** Null in place of "there is no such file" and of the further codes given. */
+async function unlessMissing<Value>(pending: Promise<Value>, ...codes: string[]): Promise<Value | null> {
+  try {
+    return await pending;
+  } catch (error) {
+    if (hasCode(error, 'ENOENT', 'ENOTDIR', ...codes)) return null;
+    throw error;
+  }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return (await unlessMissing(stat(path)))?.isDirectory() ?? false;
+}
+
+function conflict(segments: readonly string[], reason: string): InputError {
+  const key = segments.join('/');
+  return new InputError('invalid_key', `${key} cannot be written: ${reason}. Choose another key.`, 'key');
+}
+
+/** The part of a range that the object has.  @throws RangeError when it is not one of whole, ordered, positive numbers */
+function within(sizeBytes: number, range: ByteRange = { start: 0, end: sizeBytes }): ByteRange {
+  const { start, end } = range;
+  if (!Number.isSafeInteger(start) || !Number.isSafeInteger(end) || start < 0 || end < start) {
+    throw new RangeError(`A byte range must have 0 <= start <= end in whole numbers; got ${start} to ${end}.`);
+  }
+  return { start: Math.min(start, sizeBytes), end: Math.min(end, sizeBytes) };
+}
+
+/** Fills `bytes` from a position.  @returns how many there were before the end of the file */
+async function readFully(file: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
+  let length = 0;
+  while (length < bytes.length) {
+    const wanted = Math.min(bytes.length - length, maxReadBytes);
+    const { bytesRead } = await file.read(bytes, length, wanted, position + length);
+    if (bytesRead === 0) break;
+    length += bytesRead;
+  }
+  return length;
+}
+
+/** Flushes the entries of a folder and of those above it up to `highest`, so that new names outlive a power cut. */
+async function syncFolders(lowest: string, highest: string): Promise<void> {
+  for (let folder = lowest; folder.length >= highest.length; folder = dirname(folder)) {
+    let handle: FileHandle;
+    try {
+      handle = await open(folder, 'r');
+    } catch (error) {
+      // Windows does not open folders; a concurrent delete may have pruned this one.
+      if (hasCode(error, 'EISDIR', 'EPERM', 'EACCES', 'ENOENT')) return;
+      throw error;
+    }
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  }
+}

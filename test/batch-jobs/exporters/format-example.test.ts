@@ -1,0 +1,44 @@
+import { readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { nativeLinear } from '../../../batch-jobs/src/exporters/native.ts';
+import { dequantizeMatrix, quantizeMatrix } from '../../../batch-jobs/src/numeric/quantizer.ts';
+
+const page = readFileSync(new URL('../../../docs/format.md', import.meta.url), 'utf8');
+
+/** Text of the code fence that follows `<!-- example: title -->`. */
+function example(title: string): string {
+  const [, fence] = new RegExp(`<!-- example: ${title} -->\\s*\`\`\`text\\n([^\`]*)\`\`\``).exec(page) ?? [];
+  if (fence === undefined) throw new Error(`docs/format.md has no example "${title}".`);
+  return fence;
+}
+
+const numbers = (title: string): number[] => example(title).trim().split(/\s+/).map(Number);
+
+describe('the worked example of docs/format.md', () => {
+  const weight = Float32Array.from(numbers('weight'));
+  const columns = 8;
+  const grid = { bits: 3, groupSize: 4 };
+  const cherries = { perRow: 1, columns: Uint32Array.from([2, 5]) };
+
+  it('is what the writer writes', async () => {
+    const written: string[] = [];
+    for (const { name, dtype, shape, data } of nativeLinear('layer.weight', weight, columns, grid, cherries)) {
+      const bytes = typeof data === 'function' ? await data() : data;
+      written.push(`${name.slice('layer.'.length)} ${dtype} [${shape.join(', ')}] ${hex(bytes)}`);
+    }
+    const specified = example('bytes')
+      .trim()
+      .split('\n')
+      .map((line) => line.replace(/\s+/g, ' ').trim());
+    expect(written).toEqual(specified);
+  });
+
+  it('reads back as the page says', () => {
+    const readBack = dequantizeMatrix(quantizeMatrix(weight, columns, grid, cherries));
+    expect([...readBack]).toEqual(numbers('read back'));
+  });
+});
+
+function hex(data: Uint8Array): string {
+  return Array.from(data, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
+}

@@ -1,0 +1,155 @@
+/** The API in-process on a real folder store; answers are read through the contract's schemas. */
+import { expect } from 'vitest';
+import { createHash } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import type { z } from 'zod';
+import {
+  datasetSchema,
+  jobSchema,
+  modelSchema,
+  problemCodes,
+  problemSchema,
+  type Dataset,
+  type Job,
+  type Model,
+  type Problem,
+  type ProblemCode,
+} from 'cherryq/contract';
+import { FolderStore, type Store } from '@cherryq/batch-jobs/storage';
+import { createProcessQueue, type ProcessQueue } from '../../api/src/adapters/process-queue.ts';
+import { createApp } from '../../api/src/app.ts';
+import type { Api } from '../../api/src/openapi.ts';
+import { localKeys, systemClock, type LogEntry } from '../../api/src/ports.ts';
+
+export const storeWorker = new URL('./store-worker.mjs', import.meta.url).pathname;
+
+export interface TestApi {
+  app: Api;
+  store: Store;
+  queue: ProcessQueue;
+  folder: string;
+  log: LogEntry[];
+  close(): Promise<void>;
+}
+
+/** @param concurrency 0: jobs stay queued   @param folder default: a new one */
+export async function openTestApi({ concurrency = 0, folder = '' } = {}): Promise<TestApi> {
+  folder ||= await mkdtemp(join(tmpdir(), 'cherryq-api-'));
+  const store = new FolderStore(folder);
+  const log: LogEntry[] = [];
+  const logger = (entry: LogEntry): void => void log.push(entry);
+  const clock = systemClock;
+  const storeUrl = pathToFileURL(folder).href;
+  const queue = createProcessQueue({
+    store,
+    storeUrl,
+    clock,
+    logger,
+    concurrency,
+    trainerEntry: storeWorker,
+    graceMs: 300,
+    backoffMs: 10,
+  });
+  const app = createApp({
+    store,
+    queue,
+    clock,
+    logger,
+    keys: localKeys,
+    version: '1.2.3',
+    stream: { pollMs: 10, heartbeatMs: 60, windowMs: 400 },
+  });
+  return {
+    app,
+    store,
+    queue,
+    folder,
+    log,
+    async close() {
+      await queue.close({ graceMs: 300 });
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+export const sha256 = (body: string | Uint8Array): string => createHash('sha256').update(body).digest('hex');
+
+export const jsonRequest = (method: string, body: unknown, headers: Record<string, string> = {}): RequestInit => ({
+  method,
+  headers: { 'content-type': 'application/json', ...headers },
+  body: JSON.stringify(body),
+});
+
+/** Reads an answer that must have this status and this shape. */
+export async function read<Schema extends z.ZodType>(
+  response: Response,
+  status: number,
+  schema: Schema,
+): Promise<z.output<Schema>> {
+  const body: unknown = await response.json();
+  expect(body).toEqual(schema.parse(body));
+  expect(response.status, JSON.stringify(body)).toBe(status);
+  expect(response.headers.get('x-request-id')).toBeTruthy();
+  return schema.parse(body);
+}
+
+export async function readProblem(response: Response, code: ProblemCode): Promise<Problem> {
+  expect(response.headers.get('content-type')).toBe('application/problem+json');
+  const problem = await read(response, problemCodes[code], problemSchema);
+  expect(problem.code, problem.detail).toBe(code);
+  expect(problem.status).toBe(response.status);
+  expect(problem.requestId).toBe(response.headers.get('x-request-id'));
+  return problem;
+}
+
+export async function uploadModel({ app }: TestApi, name = 'tiny', text = '{}'): Promise<Model> {
+  return upload(app, 'models', modelSchema, name, { 'config.json': text });
+}
+
+export async function uploadDataset({ app }: TestApi, text: string): Promise<Dataset> {
+  return upload(app, 'datasets', datasetSchema, 'text', { 'text.txt': text });
+}
+
+async function upload<Schema extends z.ZodType<{ id: string }>>(
+  app: Api,
+  collection: string,
+  schema: Schema,
+  name: string,
+  contents: Record<string, string>,
+): Promise<z.output<Schema>> {
+  const files = Object.entries(contents).map(([path, text]) => ({
+    path,
+    sizeBytes: Buffer.byteLength(text),
+    sha256: sha256(text),
+  }));
+  const { id } = await read(await app.request(`/v1/${collection}`, jsonRequest('POST', { name, files })), 201, schema);
+  for (const [path, body] of Object.entries(contents)) {
+    const response = await app.request(`/v1/${collection}/${id}/files/${path}`, { method: 'PUT', body });
+    expect(response.status).toBe(204);
+  }
+  return read(await app.request(`/v1/${collection}/${id}/complete`, { method: 'POST' }), 200, schema);
+}
+
+/** A job that `store-worker` runs by a plan, one word per attempt. */
+export async function createPlannedJob(api: TestApi, ...plan: string[]): Promise<Job> {
+  const { id: modelId } = await uploadModel(api);
+  const body = { modelId, scheme: { method: 'rtn' }, metadata: { plan: JSON.stringify(plan) } };
+  return read(await api.app.request('/v1/jobs', jsonRequest('POST', body)), 202, jobSchema);
+}
+
+export async function readJob({ app }: TestApi, id: string): Promise<Job> {
+  return read(await app.request(`/v1/jobs/${id}`), 200, jobSchema);
+}
+
+/** Asks until `fits`; fails with the last answer. */
+export async function until<Value>(ask: () => Promise<Value>, fits: (value: Value) => boolean): Promise<Value> {
+  for (const end = Date.now() + 15_000; ;) {
+    const value = await ask();
+    if (fits(value)) return value;
+    if (Date.now() > end) throw new Error(`waited in vain; last: ${JSON.stringify(value)}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
