@@ -102,7 +102,8 @@ export function createApp(options: AppDeps): Api {
 
   app.onError((error, c) => {
     const { problem, headers } = toProblem(error, c.var.requestId);
-    if (problem.code === 'internal')
+    // A client that went away in the middle of its upload is no fault of ours.
+    if (problem.code === 'internal' && !c.req.raw.signal.aborted)
       logger({ level: 'error', message: `${c.req.method} ${c.req.path} failed`, requestId: problem.requestId, error });
     return answer(problem, headers);
   });

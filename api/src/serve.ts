@@ -116,12 +116,14 @@ function listen(app: Api, host: string, port: number): Promise<{ url: string; cl
       const name = host.includes(':') ? `[${host}]` : host;
       const close = (): Promise<void> =>
         new Promise((resolveClosed) => {
-          const timer = setTimeout(() => server.closeAllConnections(), drainMs);
+          const kill = setTimeout(() => server.closeAllConnections(), drainMs);
+          // A connection is idle once its last answer is out, but Node.js keeps it for the next request.
+          const sweep = setInterval(() => server.closeIdleConnections(), 50);
           server.close(() => {
-            clearTimeout(timer);
+            clearTimeout(kill);
+            clearInterval(sweep);
             resolveClosed();
           });
-          server.closeIdleConnections();
         });
       resolveListening({ url: `http://${name}:${bound}`, close });
     });

@@ -20,6 +20,7 @@ import {
   type UploadFile,
 } from 'cherryq/contract';
 import { decodeJson, encodeJson } from './job-log.ts';
+import { listKeys } from './list-keys.ts';
 import type { Clock, Store } from './ports.ts';
 import { ProblemError } from './problems.ts';
 
@@ -86,13 +87,8 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
   async function uploadedPaths(tenant: string, id: string): Promise<Set<string>> {
     const paths = new Set<string>();
     const start = filesPrefix(tenant, id);
-    const limit = 1000;
-    for (let after: string | undefined; ;) {
-      const page = await store.list(start, after === undefined ? { limit } : { after, limit });
-      for (const { key } of page) paths.add(key.slice(start.length));
-      after = page.at(-1)?.key;
-      if (page.length < limit) return paths;
-    }
+    for await (const key of listKeys(store, start)) paths.add(key.slice(start.length));
+    return paths;
   }
 
   async function view(tenant: string, record: UploadRecord): Promise<Upload> {

@@ -44,13 +44,26 @@ export async function makeImpactStudy(
   const middle = blockPrefix(Math.floor(config.numHiddenLayers / 2));
   const samples = linearNames.map((linear) => {
     const name = middle + linear;
-    return { matrix: name, samples: sampleOf(weights.get(name) as Float32Array, impact.get(name) as Float32Array, cherries.get(name) as Cherries, (shapes.get(name) as number[])[1]) };
+    return {
+      matrix: name,
+      samples: sampleOf(
+        weights.get(name) as Float32Array,
+        impact.get(name) as Float32Array,
+        cherries.get(name) as Cherries,
+        (shapes.get(name) as number[])[1],
+      ),
+    };
   });
   return { cherries, samples, heterogeneity };
 }
 
 /** Every k-th weight of the matrix; k is odd, so that the samples move through the columns. */
-function sampleOf(weight: Float32Array, impact: Float32Array, cherries: Cherries, columns: number): ImpactStudy['samples'][number]['samples'] {
+function sampleOf(
+  weight: Float32Array,
+  impact: Float32Array,
+  cherries: Cherries,
+  columns: number,
+): ImpactStudy['samples'][number]['samples'] {
   const stride = Math.max(1, Math.floor(weight.length / samplesPerMatrix)) | 1;
   const samples = [];
   for (let i = 0; i < weight.length && samples.length < samplesPerMatrix; i += stride) {
@@ -72,7 +85,12 @@ const cherriesFile = 'cherries.safetensors';
 const recordFile = 'impact.json';
 
 /** The record names the hash of the cherries and is written after them. */
-export async function saveImpactStudy(store: Store, prefix: string, identity: string, study: ImpactStudy): Promise<void> {
+export async function saveImpactStudy(
+  store: Store,
+  prefix: string,
+  identity: string,
+  study: ImpactStudy,
+): Promise<void> {
   const tensors = [...study.cherries].map(([name, { perRow, columns }]) => ({
     name,
     dtype: 'U32' as const,

@@ -40,7 +40,17 @@ export class JobFolder {
       if (latest && terminalStatuses.has(latest.state.status)) return null;
       const attempt = (latest?.state.attempt ?? 0) + 1;
       const state = newState('running', attempt);
-      if (!(await createNumbered(store, `${prefix}state/`, stateDigits, '.json', (latest?.number ?? 0) + 1, encode(state)))) continue;
+      if (
+        !(await createNumbered(
+          store,
+          `${prefix}state/`,
+          stateDigits,
+          '.json',
+          (latest?.number ?? 0) + 1,
+          encode(state),
+        ))
+      )
+        continue;
       return new JobFolder(store, prefix, spec, attempt, await firstStart(store, prefix));
     }
   }
@@ -69,14 +79,23 @@ export class JobFolder {
     const lines = this.waiting.map((event) => `${JSON.stringify(event)}\n`).join('');
     this.waiting = [];
     const body = new TextEncoder().encode(lines);
-    this.lastEventNumber = await appendNumbered(this.store, `${this.prefix}events/`, eventDigits, '.ndjson', body, this.lastEventNumber);
+    this.lastEventNumber = await appendNumbered(
+      this.store,
+      `${this.prefix}events/`,
+      eventDigits,
+      '.ndjson',
+      body,
+      this.lastEventNumber,
+    );
   }
 
   /** @throws InterruptedError when the job was cancelled or another attempt has begun */
   async assertCurrent(): Promise<void> {
     const latest = await readState(this.store, this.prefix);
     if (latest?.state.status === 'running' && latest.state.attempt === this.attempt) return;
-    throw new InterruptedError(`attempt ${this.attempt} is no longer the job's own: it is ${latest?.state.status ?? 'gone'}, attempt ${latest?.state.attempt ?? '?'}`);
+    throw new InterruptedError(
+      `attempt ${this.attempt} is no longer the job's own: it is ${latest?.state.status ?? 'gone'}, attempt ${latest?.state.attempt ?? '?'}`,
+    );
   }
 
   async succeed(result: JobResult): Promise<void> {
@@ -88,25 +107,43 @@ export class JobFolder {
   }
 
   /** The state first: it is what counts. The event follows; readers end a stream by the state if it is missing. */
-  private async end(status: 'succeeded' | 'failed', details: { result?: JobResult; error?: JobError }, event: JobEventBody): Promise<void> {
+  private async end(
+    status: 'succeeded' | 'failed',
+    details: { result?: JobResult; error?: JobError },
+    event: JobEventBody,
+  ): Promise<void> {
     const latest = await readState(this.store, this.prefix);
     if (!latest || terminalStatuses.has(latest.state.status) || latest.state.attempt !== this.attempt) return;
     const body = encode(newState(status, this.attempt, details));
-    if (!(await createNumbered(this.store, `${this.prefix}state/`, stateDigits, '.json', latest.number + 1, body))) return;
+    if (!(await createNumbered(this.store, `${this.prefix}state/`, stateDigits, '.json', latest.number + 1, body)))
+      return;
     this.emit(event);
     await this.flush();
   }
 }
 
-function newState(status: JobState['status'], attempt: number, details: { result?: JobResult; error?: JobError } = {}): JobState {
-  return { status, time: new Date().toISOString(), attempt, by: 'worker', error: details.error ?? null, result: details.result ?? null };
+function newState(
+  status: JobState['status'],
+  attempt: number,
+  details: { result?: JobResult; error?: JobError } = {},
+): JobState {
+  return {
+    status,
+    time: new Date().toISOString(),
+    attempt,
+    by: 'worker',
+    error: details.error ?? null,
+    result: details.result ?? null,
+  };
 }
 
 const encode = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
 
 async function readState(store: Store, prefix: string): Promise<{ number: number; state: JobState } | null> {
   const latest = await readLatestNumbered(store, `${prefix}state/`);
-  return latest && { number: latest.number, state: jobStateSchema.parse(JSON.parse(new TextDecoder().decode(latest.body))) };
+  return (
+    latest && { number: latest.number, state: jobStateSchema.parse(JSON.parse(new TextDecoder().decode(latest.body))) }
+  );
 }
 
 async function firstStart(store: Store, prefix: string): Promise<Date> {

@@ -64,6 +64,8 @@ async function report(error: unknown, store: Store, job: JobFolder): Promise<num
 function requiredVariable(name: string, example: string): string | null {
   const value = process.env[name];
   if (value) return value;
-  process.stderr.write(`${name} is not set; it must be ${example}. The queue sets it; to compress by hand, use the cherryq command.\n`);
+  process.stderr.write(
+    `${name} is not set; it must be ${example}. The queue sets it; to compress by hand, use the cherryq command.\n`,
+  );
   return null;
 }

@@ -37,7 +37,10 @@ export async function openModel(store: Store, prefix: string): Promise<OpenedMod
   const shapes = tensorShapes(config);
   const tokenizer = await openTokenizer(store, prefix);
   checkVocabulary(config, tokenizer.vocabSize);
-  const parameters = [...shapes.values()].reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0);
+  const parameters = [...shapes.values()].reduce(
+    (sum, shape) => sum + shape.reduce((product, size) => product * size, 1),
+    0,
+  );
   const shared = { folder, config, shapes, parameters, tokenizer };
   if (folder.format === 'native') {
     const native = parseNativeConfig(folder.configJson.quantization_config);
@@ -61,7 +64,11 @@ export async function readAllWeights(model: OpenedModel): Promise<Map<string, Fl
     assertFinite(values, name);
     const beyond = values.find((value) => Math.abs(value) > float16Max);
     if (beyond !== undefined) {
-      throw new InputError('float16_overflow', `"${name}" holds ${beyond}; the result keeps it in float16, which ends at ${float16Max}.`, name);
+      throw new InputError(
+        'float16_overflow',
+        `"${name}" holds ${beyond}; the result keeps it in float16, which ends at ${float16Max}.`,
+        name,
+      );
     }
     weights.set(name, values);
   }
@@ -94,7 +101,9 @@ export function schemeOf(native: NativeConfig): Pick<Scheme, 'method' | 'bits' |
 /** @throws InputError `group_size` when a group would be longer than the shortest row that is quantized */
 export function checkGroupSize(model: OpenedModel, groupSize: Scheme['groupSize']): void {
   if (groupSize === 'row') return;
-  const [name, shape] = [...model.shapes].filter(([tensor]) => isLinear(tensor)).reduce((a, b) => (b[1][1] < a[1][1] ? b : a));
+  const [name, shape] = [...model.shapes]
+    .filter(([tensor]) => isLinear(tensor))
+    .reduce((a, b) => (b[1][1] < a[1][1] ? b : a));
   if (groupSize <= shape[1]) return;
   throw new InputError(
     'group_size',

@@ -49,7 +49,9 @@ export class ProgressMeter {
       fraction: total === 0 ? 1 : Math.min(1, cost / total),
       loss,
       tokensPerSecond:
-        planned.unitTokens > 0 && phaseUnits > 0 && phaseSeconds > 0 ? (phaseUnits * planned.unitTokens) / phaseSeconds : null,
+        planned.unitTokens > 0 && phaseUnits > 0 && phaseSeconds > 0
+          ? (phaseUnits * planned.unitTokens) / phaseSeconds
+          : null,
       secondsLeft: ownCost > 0 ? ((total - cost) * seconds) / ownCost : null,
     };
   }

@@ -62,7 +62,11 @@ export async function runJob(options: RunOptions): Promise<void> {
   const engine = await openEngine(options.forcedEngine);
   const model = await openModel(store, spec.modelPrefix);
   if (model.native) {
-    throw new InputError('already_quantized', `The model "${spec.modelName}" is in CherryQ's own format already. Compress the original instead.`, 'modelId');
+    throw new InputError(
+      'already_quantized',
+      `The model "${spec.modelName}" is in CherryQ's own format already. Compress the original instead.`,
+      'modelId',
+    );
   }
   checkGroupSize(model, spec.scheme.groupSize);
   const weights = await readAllWeights(model);
@@ -73,8 +77,12 @@ export async function runJob(options: RunOptions): Promise<void> {
     calibration: spec.calibrationPrefix === null ? null : await folderFingerprint(store, spec.calibrationPrefix),
     evaluation: spec.evaluationPrefix === null ? null : await folderFingerprint(store, spec.evaluationPrefix),
   };
-  const identity = sha256(JSON.stringify([version, fingerprints.model, fingerprints.calibration, spec.scheme, spec.training, engine.name]));
-  const steps = method.trains ? Math.ceil(spec.training.tokens / (spec.training.batchSize * spec.training.sequenceLength)) : 0;
+  const identity = sha256(
+    JSON.stringify([version, fingerprints.model, fingerprints.calibration, spec.scheme, spec.training, engine.name]),
+  );
+  const steps = method.trains
+    ? Math.ceil(spec.training.tokens / (spec.training.batchSize * spec.training.sequenceLength))
+    : 0;
   const impactWindows = method.keepsCherries ? Math.min(spec.training.impactSamples, calibration.length) : 0;
   const progress = new Reporter(job, planOf(spec, steps, impactWindows, evaluation));
 
@@ -129,6 +137,8 @@ export async function runJob(options: RunOptions): Promise<void> {
   };
   const artifacts = `${job.prefix}artifacts/`;
   await job.assertCurrent();
+  // An attempt that died after its manifest: what it vouches for goes last, so the manifest goes first.
+  await store.delete(`${artifacts}manifest.json`);
   await store.deletePrefix(artifacts);
   for (const format of ['native', 'hf'] as const) {
     if (spec.formats.includes(format)) await writeModel(store, model, compressed, exporters[format], artifacts);
@@ -146,7 +156,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     spec.scheme.method === 'rtn'
       ? compressedResult
       : await measure.known(['rounding', fingerprints.model, spec.scheme.bits, spec.scheme.groupSize], () =>
-          writeRounding(store, job, model, weights, spec.scheme),
+          writeRounding(store, job, model, spec.scheme),
         );
   await store.deletePrefix(`${job.prefix}scratch/`);
   const { tensors, bitsPerWeight } = tensorTable(compressed, written);
@@ -241,7 +251,11 @@ async function train(
     const record = await trainer.advance();
     progress.at('train', record.step, record.loss);
     const stopping = options.stopRequested();
-    if (stopping || record.step === steps || performance.now() - savedAt > Math.max(leastCheckpointGapMs, 20 * saveMs)) {
+    if (
+      stopping ||
+      record.step === steps ||
+      performance.now() - savedAt > Math.max(leastCheckpointGapMs, 20 * saveMs)
+    ) {
       saveMs = await save();
       savedAt = performance.now();
     }
@@ -258,7 +272,11 @@ async function breathe(options: RunOptions): Promise<void> {
 async function calibrationWindows(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
   const { sequenceLength } = spec.training;
   if (spec.calibrationPrefix === null) {
-    throw new InputError('missing_calibration', `The method ${spec.scheme.method} learns from text, but the job has no calibrationDatasetId.`, 'calibrationDatasetId');
+    throw new InputError(
+      'missing_calibration',
+      `The method ${spec.scheme.method} learns from text, but the job has no calibrationDatasetId.`,
+      'calibrationDatasetId',
+    );
   }
   if (sequenceLength > model.config.maxPositionEmbeddings) {
     throw new InputError(
@@ -284,9 +302,18 @@ export function textSegments(model: OpenedModel, text: string, maxTokens: number
   return packWindows(ids, Math.min(longest, Math.max(2, ids.length)), model.tokenizer.bosTokenId);
 }
 
-async function writeModel(store: Store, model: OpenedModel, compressed: CompressedModel, exporter: Exporter, prefix: string): Promise<void> {
+async function writeModel(
+  store: Store,
+  model: OpenedModel,
+  compressed: CompressedModel,
+  exporter: Exporter,
+  prefix: string,
+): Promise<void> {
   const folder = prefix + exporter.folder;
-  await store.put(`${folder}model.safetensors`, safetensorsBytes(exporter.tensors(compressed), exporter.metadata).chunks);
+  await store.put(
+    `${folder}model.safetensors`,
+    safetensorsBytes(exporter.tensors(compressed), exporter.metadata).chunks,
+  );
   for (const path of model.folder.sideFiles) {
     const bytes = await store.get(model.folder.prefix + path);
     if (bytes !== null) await store.put(folder + path, bytes);
@@ -295,14 +322,15 @@ async function writeModel(store: Store, model: OpenedModel, compressed: Compress
 }
 
 /** Plain rounding with the job's bits and groups, written to scratch as any result is, so that it is measured alike. */
-async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, weights: ReadonlyMap<string, Float32Array>, scheme: Scheme): Promise<OpenedModel> {
+async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, scheme: Scheme): Promise<OpenedModel> {
   const prefix = `${job.prefix}scratch/rounding/`;
   const rounded: CompressedModel = {
     configJson: model.folder.configJson,
     scheme: { ...scheme, method: 'rtn' },
     keepsCherries: false,
     shapes: model.shapes,
-    weights,
+    // Read anew: training has changed the arrays that were read before.
+    weights: await readAllWeights(model),
     cherries: new Map(),
     isQuantized: isLinear,
   };
@@ -314,14 +342,25 @@ async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, w
  * Measures models on the evaluation text. What depends on the inputs alone (the original, plain rounding) is kept under the
  * tenant's `measurements/`, so that the next job on the same model and text does not measure it again.
  */
-function measurer(store: Store, job: JobFolder, engine: Engine, segments: readonly Int32Array[], textFingerprint: string | null, progress: Reporter) {
+function measurer(
+  store: Store,
+  job: JobFolder,
+  engine: Engine,
+  segments: readonly Int32Array[],
+  textFingerprint: string | null,
+  progress: Reporter,
+) {
   let measured = 0;
   const now = async (model: OpenedModel): Promise<Measurement> => {
     const before = measured++;
     const perplexity =
       segments.length === 0
         ? null
-        : (await measurePerplexity(model.config, model.weights, segments, (share) => progress.at('evaluate', before + share))).perplexity;
+        : (
+            await measurePerplexity(model.config, model.weights, segments, (share) =>
+              progress.at('evaluate', before + share),
+            )
+          ).perplexity;
     return { perplexity, sizeBytes: model.folder.weightBytes };
   };
   const known = async (identity: readonly unknown[], open: () => Promise<OpenedModel>): Promise<Measurement> => {
@@ -349,29 +388,56 @@ function reportRows(
   packed: boolean,
 ): ReportData['rows'] {
   const { method, bits } = spec.scheme;
-  const rows: ReportData['rows'] = [{ role: 'original', label: 'Original', note: 'as uploaded', bitsPerWeight: null, ...baseline }];
+  const rows: ReportData['rows'] = [
+    { role: 'original', label: 'Original', note: 'as uploaded', bitsPerWeight: null, ...baseline },
+  ];
   if (method !== 'rtn') {
-    rows.push({ role: 'rounding', label: 'Plain rounding', note: `${bits} bits, no training`, bitsPerWeight: null, ...rounding });
+    rows.push({
+      role: 'rounding',
+      label: 'Plain rounding',
+      note: `${bits} bits, no training`,
+      bitsPerWeight: null,
+      ...rounding,
+    });
   }
-  rows.push({ role: 'job', label: method === 'rtn' ? 'Plain rounding' : method === 'qat' ? 'QAT' : 'CherryQ', note: packed ? 'packed' : 'float16', bitsPerWeight, ...compressed });
-  if (hf && packed) rows.push({ role: 'hf', label: 'The same in float16', note: 'opens in any loader', bitsPerWeight: null, ...hf });
+  rows.push({
+    role: 'job',
+    label: method === 'rtn' ? 'Plain rounding' : method === 'qat' ? 'QAT' : 'CherryQ',
+    note: packed ? 'packed' : 'float16',
+    bitsPerWeight,
+    ...compressed,
+  });
+  if (hf && packed)
+    rows.push({ role: 'hf', label: 'The same in float16', note: 'opens in any loader', bitsPerWeight: null, ...hf });
   return rows;
 }
 
 /** What each quantized layer costs and how far it is from the weights that it was made from. */
-function tensorTable(compressed: CompressedModel, written: OpenedModel): { tensors: ReportData['tensors']; bitsPerWeight: number } {
+function tensorTable(
+  compressed: CompressedModel,
+  written: OpenedModel,
+): { tensors: ReportData['tensors']; bitsPerWeight: number } {
   const config = nativeConfig(compressed.scheme, compressed.keepsCherries);
-  const tensors = [...compressed.shapes].filter(([name]) => compressed.isQuantized(name)).map(([name, shape]) => {
-    const weight = compressed.weights.get(name) as Float32Array;
-    const stored = dequantizeMatrix(quantizeMatrix(weight, shape[1], gridOf(config), compressed.cherries.get(name) ?? noCherries));
-    let error = 0;
-    let norm = 0;
-    for (let i = 0; i < weight.length; i++) {
-      error += (stored[i] - weight[i]) ** 2;
-      norm += weight[i] ** 2;
-    }
-    return { name, shape, bitsPerWeight: written.storedBits(name) ?? 16, relativeError: norm === 0 ? 0 : Math.sqrt(error / norm) };
-  });
+  const tensors = [...compressed.shapes]
+    .filter(([name]) => compressed.isQuantized(name))
+    .map(([name, shape]) => {
+      const weight = compressed.weights.get(name) as Float32Array;
+      const stored = dequantizeMatrix(
+        quantizeMatrix(weight, shape[1], gridOf(config), compressed.cherries.get(name) ?? noCherries),
+      );
+      let error = 0;
+      let norm = 0;
+      for (let i = 0; i < weight.length; i++) {
+        error += (stored[i] - weight[i]) ** 2;
+        norm += weight[i] ** 2;
+      }
+      return {
+        name,
+        shape,
+        bitsPerWeight: written.storedBits(name) ?? 16,
+        relativeError: norm === 0 ? 0 : Math.sqrt(error / norm),
+      };
+    });
   return { tensors, bitsPerWeight: meanStoredBits(written) ?? 16 };
 }
 

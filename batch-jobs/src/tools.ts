@@ -86,14 +86,25 @@ export async function evaluateFolder(
   const { perplexity, tokens } = await measurePerplexity(model.config, await cached(model), segments, (share) =>
     options.onProgress?.(Math.round(share * total), total),
   );
-  return { perplexity, tokens, format: model.folder.format, engine: engine.name, seconds: (performance.now() - started) / 1000 };
+  return {
+    perplexity,
+    tokens,
+    format: model.folder.format,
+    engine: engine.name,
+    seconds: (performance.now() - started) / 1000,
+  };
 }
 
 async function readTextFile(path: string): Promise<Uint8Array> {
   try {
     return await readFile(path);
   } catch (cause) {
-    throw new InputError('missing_file', `The text file ${path} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}.`, path, { cause });
+    throw new InputError(
+      'missing_file',
+      `The text file ${path} cannot be read: ${cause instanceof Error ? cause.message : String(cause)}.`,
+      path,
+      { cause },
+    );
   }
 }
 
@@ -110,10 +121,19 @@ export async function generateText(
   const decoder = new Decoder(config, await cached(model));
   const bos = tokenizer.bosTokenId;
   const promptIds = [...(bos === null ? [] : [bos]), ...tokenizer.encode(prompt, { addSpecialTokens: false })];
-  if (promptIds.length === 0) throw new InputError('empty_prompt', 'The prompt is empty, and the tokenizer has no token to begin with. Give at least one word.', 'prompt');
+  if (promptIds.length === 0)
+    throw new InputError(
+      'empty_prompt',
+      'The prompt is empty, and the tokenizer has no token to begin with. Give at least one word.',
+      'prompt',
+    );
   const room = config.maxPositionEmbeddings - promptIds.length;
   if (room < 1) {
-    throw new InputError('prompt_too_long', `The prompt has ${promptIds.length} tokens; the model's context ends at ${config.maxPositionEmbeddings}. Shorten it.`, 'prompt');
+    throw new InputError(
+      'prompt_too_long',
+      `The prompt has ${promptIds.length} tokens; the model's context ends at ${config.maxPositionEmbeddings}. Shorten it.`,
+      'prompt',
+    );
   }
   const random = createRandom(options.seed);
   const caches: (KeyValueCache | null)[] = new Array(config.numHiddenLayers).fill(null);

@@ -57,11 +57,13 @@ function initialWeights(): Map<string, Float32Array> {
     const length = shape.reduce((product, size) => product * size, 1);
     const intoResidual = name.endsWith('o_proj.weight') || name.endsWith('down_proj.weight');
     const deviation = intoResidual ? 0.02 / Math.sqrt(2 * config.numHiddenLayers) : 0.02;
-    weights.set(name, Float32Array.from({ length }, () => (shape.length === 1 ? 1 : deviation * normal())));
+    weights.set(
+      name,
+      Float32Array.from({ length }, () => (shape.length === 1 ? 1 : deviation * normal())),
+    );
   }
   return weights;
 }
-
 
 const store = new FolderStore('demo/.cache');
 const identity = JSON.stringify({ configJson, seed, epochs, batchSize, peak });
@@ -101,7 +103,9 @@ while (trainer.step < totalSteps) {
     const secondsPerStep = (performance.now() - startTime) / 1000 / (record.step - startStep);
     const tokensPerSecond = Math.round((batchSize * config.maxPositionEmbeddings) / secondsPerStep);
     const minutesLeft = ((totalSteps - record.step) * secondsPerStep) / 60;
-    console.error(`step ${record.step}/${totalSteps} loss ${record.loss.toFixed(4)} ${tokensPerSecond} tokens/s ${minutesLeft.toFixed(1)} min left`);
+    console.error(
+      `step ${record.step}/${totalSteps} loss ${record.loss.toFixed(4)} ${tokensPerSecond} tokens/s ${minutesLeft.toFixed(1)} min left`,
+    );
   }
   if (performance.now() - saved > 60_000 || record.step === totalSteps) {
     await saveCheckpoint(store, 'model/', identity, 1, trainer.state);
@@ -109,8 +113,14 @@ while (trainer.step < totalSteps) {
   }
 }
 
-const tensors = [...tensorShapes(config)].map(([name, shape]) => halfTensor(name, shape, trainer.state.latent.get(name) as Float32Array));
+const tensors = [...tensorShapes(config)].map(([name, shape]) =>
+  halfTensor(name, shape, trainer.state.latent.get(name) as Float32Array),
+);
 await model.put('model.safetensors', safetensorsBytes(tensors, { format: 'pt' }).chunks);
 writeFileSync('demo/model/config.json', `${JSON.stringify(configJson, null, 2)}\n`);
-const { perplexity, tokens } = await measurePerplexity(config, { read: (name) => trainer.state.latent.get(name) as Float32Array }, validation);
+const { perplexity, tokens } = await measurePerplexity(
+  config,
+  { read: (name) => trainer.state.latent.get(name) as Float32Array },
+  validation,
+);
 console.error(`validation perplexity ${perplexity.toFixed(3)} a token over ${tokens} tokens`);

@@ -105,7 +105,7 @@ describe('the local server', () => {
     broken.on('error', () => undefined);
     broken.write(body.subarray(0, 1_000_000));
     setTimeout(() => broken.destroy(), 50);
-    await once(broken, 'close');
+    await new Promise((resolve) => broken.once('close', resolve));
     const model = (await (await fetch(`${url}/v1/models/${id}`)).json()) as { files: { uploaded: boolean }[] };
     expect(model.files[0]?.uploaded).toBe(false);
 

@@ -90,8 +90,8 @@ export async function read<Schema extends z.ZodType>(
   schema: Schema,
 ): Promise<z.output<Schema>> {
   const body: unknown = await response.json();
-  expect(body).toEqual(schema.parse(body));
   expect(response.status, JSON.stringify(body)).toBe(status);
+  expect(body).toEqual(schema.parse(body));
   expect(response.headers.get('x-request-id')).toBeTruthy();
   return schema.parse(body);
 }

@@ -1,6 +1,6 @@
 // A worker that speaks the protocol of the job folder and computes nothing. What it does in each attempt is written in the
 // job's metadata: `plan` is a list of words, one per attempt, the last one repeated.
-import { appendFileSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { appendFileSync, linkSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { createHash } from 'node:crypto';
@@ -13,7 +13,11 @@ const plan = JSON.parse(spec.metadata.plan);
 function put(path, value) {
   const file = join(folder, path);
   mkdirSync(dirname(file), { recursive: true });
-  writeFileSync(file, value, { flag: 'wx' });
+  // Whole or not at all, and never over another's.
+  const temporary = join(root, '.tmp', `${process.pid}`);
+  writeFileSync(temporary, value);
+  linkSync(temporary, file);
+  rmSync(temporary);
 }
 
 function numbers(path) {

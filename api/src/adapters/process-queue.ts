@@ -29,6 +29,7 @@ import {
   sealJob,
 } from '../job-log.ts';
 import { queued } from '../jobs.ts';
+import { listKeys } from '../list-keys.ts';
 import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
 
 export interface ProcessQueueOptions {
@@ -119,7 +120,8 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
       if (!end.again) return fail(job, end.error);
       if (stop.signal.aborted) return noteInterruption(job, 'the server was asked to stop');
 
-      fruitless = (await checkpointKeys(store, job)).some((key) => !before.includes(key)) ? 0 : fruitless + 1;
+      const saved = [...(await checkpointKeys(store, job))].some((key) => !before.has(key));
+      fruitless = saved ? 0 : fruitless + 1;
       if (fruitless === maxFruitlessAttempts) return fail(job, givenUp(end.error, fruitless));
       await noteInterruption(job, end.error.message);
       if (exit.code === exitCodes.transient)
@@ -264,8 +266,10 @@ function givenUp(error: JobError, attempts: number): JobError {
   return { ...error, message: `${attempts} attempts in a row ended before a checkpoint. ${error.message}${advice}` };
 }
 
-async function checkpointKeys(store: Store, job: JobRef): Promise<string[]> {
-  return (await store.list(`${job.prefix}/checkpoints/`)).map(({ key }) => key);
+async function checkpointKeys(store: Store, job: JobRef): Promise<ReadonlySet<string>> {
+  const keys = new Set<string>();
+  for await (const key of listKeys(store, `${job.prefix}/checkpoints/`)) keys.add(key);
+  return keys;
 }
 
 /** Asks a worker to stop, then makes it. */

@@ -45,8 +45,14 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
         }),
       },
       responses: {
-        200: { description: 'The file', content: { 'application/octet-stream': { schema: z.string() } } },
-        206: { description: 'The range', content: { 'application/octet-stream': { schema: z.string() } } },
+        200: {
+          description: 'The file',
+          content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
+        },
+        206: {
+          description: 'The range',
+          content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
+        },
         304: { description: 'The client has it already' },
         ...problems('invalid_request', 'not_found', 'conflict', 'range_not_satisfiable'),
       },

@@ -65,7 +65,9 @@ async function tryNative(packageName: string): Promise<string | null> {
       await import(packageName);
     } catch (error) {
       const missing = error instanceof Error && 'code' in error && error.code === 'ERR_MODULE_NOT_FOUND';
-      return missing ? 'not installed' : `does not load (${error instanceof Error ? error.message.split('\n')[0] : String(error)})`;
+      return missing
+        ? 'not installed'
+        : `does not load (${error instanceof Error ? error.message.split('\n')[0] : String(error)})`;
     }
   } else if (packageName.endsWith('-gpu')) {
     return 'not installed';

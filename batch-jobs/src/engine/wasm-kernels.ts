@@ -23,7 +23,17 @@ interface WasmInsides {
   };
 }
 
-type Product = (a: number, aShape: Uint8Array, aRank: number, b: number, bShape: Uint8Array, bRank: number, ta: boolean, tb: boolean, out: number) => void;
+type Product = (
+  a: number,
+  aShape: Uint8Array,
+  aRank: number,
+  b: number,
+  bShape: Uint8Array,
+  bRank: number,
+  ta: boolean,
+  tb: boolean,
+  out: number,
+) => void;
 
 let product: Product | null = null;
 
@@ -32,10 +42,22 @@ export function mendWasmKernels(): void {
   if (product !== null) return;
   const backend = tf.backend() as BackendWasm as unknown as WasmInsides;
   product = backend.wasm.cwrap(tf.BatchMatMul, null, [
-    'number', 'array', 'number', 'number', 'array', 'number', 'number', 'number', 'number',
+    'number',
+    'array',
+    'number',
+    'number',
+    'array',
+    'number',
+    'number',
+    'number',
+    'number',
   ]) as Product;
   tf.unregisterKernel(tf.BatchMatMul, 'wasm');
-  tf.registerKernel({ kernelName: tf.BatchMatMul, backendName: 'wasm', kernelFunc: batchMatMul as unknown as tf.KernelFunc });
+  tf.registerKernel({
+    kernelName: tf.BatchMatMul,
+    backendName: 'wasm',
+    kernelFunc: batchMatMul as unknown as tf.KernelFunc,
+  });
 }
 
 /** a [..., m, k] x b [..., k, n] -> [..., m, n]; leading dimensions equal, or 1 on one side; either operand transposed. */

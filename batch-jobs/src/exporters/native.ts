@@ -51,9 +51,17 @@ export function parseNativeConfig(value: unknown): NativeConfig {
   check('format_version', config.format_version === 1, '1');
   check('bits', [2, 3, 4, 8].includes(config.bits as number), '2, 3, 4 or 8');
   const groupSize = config.group_size;
-  check('group_size', Number.isInteger(groupSize) && ((groupSize as number) > 0 || groupSize === -1), 'a positive whole number, or -1 for the row');
+  check(
+    'group_size',
+    Number.isInteger(groupSize) && ((groupSize as number) > 0 || groupSize === -1),
+    'a positive whole number, or -1 for the row',
+  );
   const fraction = config.cherry_fraction;
-  check('cherry_fraction', typeof fraction === 'number' && fraction >= 0 && fraction <= 0.25, 'a number from 0 to 0.25');
+  check(
+    'cherry_fraction',
+    typeof fraction === 'number' && fraction >= 0 && fraction <= 0.25,
+    'a number from 0 to 0.25',
+  );
   check('method', ['rtn', 'qat', 'cherryq'].includes(config.method as string), '"rtn", "qat" or "cherryq"');
   return config as unknown as NativeConfig;
 }
@@ -83,7 +91,13 @@ export const native: Exporter = {
 };
 
 /** The tensors that one linear layer becomes.  @param name of the layer's weight, ending in `.weight` */
-export function nativeLinear(name: string, weight: Float32Array, columns: number, grid: Grid, cherries: Cherries): TensorToWrite[] {
+export function nativeLinear(
+  name: string,
+  weight: Float32Array,
+  columns: number,
+  grid: Grid,
+  cherries: Cherries,
+): TensorToWrite[] {
   const matrix = quantizeMatrix(weight, columns, grid, cherries);
   const { rows } = matrix;
   const module = name.slice(0, -'.weight'.length);
@@ -95,7 +109,12 @@ export function nativeLinear(name: string, weight: Float32Array, columns: number
       shape: [rows, Math.ceil((normalCount * grid.bits) / 8)],
       data: packRows(matrix.qweight, rows, normalCount, grid.bits),
     },
-    { name: `${module}.scales`, dtype: 'F16', shape: [rows, groupCount(columns, cherries.perRow, grid)], data: bytesOf(matrix.scales) },
+    {
+      name: `${module}.scales`,
+      dtype: 'F16',
+      shape: [rows, groupCount(columns, cherries.perRow, grid)],
+      data: bytesOf(matrix.scales),
+    },
   ];
   if (cherries.perRow > 0) {
     const indices = Int16Array.from(cherries.columns, (column) => column - columnOffset);
@@ -153,7 +172,8 @@ async function readMatrix(
   config: NativeConfig,
   part: (suffix: string) => TensorInfo | undefined,
 ): Promise<QuantizedMatrix> {
-  if (!shape || shape.length !== 2) throw new InputError('missing_tensor', `The weights hold no tensor "${name}".`, name);
+  if (!shape || shape.length !== 2)
+    throw new InputError('missing_tensor', `The weights hold no tensor "${name}".`, name);
   const [rows, columns] = shape;
   const grid = gridOf(config);
   const perRow = config.cherry_fraction > 0 ? cherryCount(columns, config.cherry_fraction) : 0;

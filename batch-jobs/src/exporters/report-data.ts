@@ -30,6 +30,6 @@ export interface ReportData {
   /** Sampled weights of a few matrices; empty for methods without cherries. */
   impact: { matrix: string; samples: { impact: number; magnitude: number; cherry: boolean }[] }[];
   heterogeneity: { matrix: string; byImpact: number; byMagnitude: number }[];
-  /** `relativeError`: norm of (stored - original) over norm of the original. */
+  /** `relativeError`: norm of what rounding changed over norm of the weights that were rounded (trained, if the method trains). */
   tensors: { name: string; shape: number[]; bitsPerWeight: number; relativeError: number }[];
 }

@@ -261,13 +261,14 @@ const heterogeneitySection = ({ heterogeneity }: ReportData): Markup | null => {
   </section>`;
 };
 
-const tensorTable = ({ tensors }: ReportData): Markup | null => {
+const tensorTable = ({ scheme, tensors }: ReportData): Markup | null => {
   if (tensors.length === 0) return null;
   return html`<section>
     <h2>Tensor by tensor</h2>
     <p class="soft">
-      The relative error is the norm of the change over the norm of the original weights. Training moves weights on
-      purpose, so after it a larger error is not a worse model.
+      The relative error is that of the rounding alone: the norm of what it changed, over the norm of the weights that
+      were
+      rounded${scheme.method === 'rtn' ? '.' : ', as training left them. Training makes the model cope with this error rather than make it small.'}
     </p>
     <details>
       <summary>Bits and error of ${grouped(tensors.length)} tensors</summary>

@@ -26,6 +26,7 @@ const tokenizerFile = 'tokenizer.json';
 const maxTokenizerBytes = 2 ** 26;
 const maxConfigBytes = 2 ** 24;
 const maxVocabSize = 2 ** 24;
+const modelTypes: readonly unknown[] = ['BPE', 'Unigram', 'WordPiece'];
 
 /**
  * Opens the tokenizer of a model folder. `tokenizer_config.json` and `config.json` are used where they exist.
@@ -101,7 +102,11 @@ function checkedIds(ids: readonly (number | undefined)[], key: string): Int32Arr
 /** All tokens with their ids, from the model's vocabulary (an object, or an array of [token, score]) and those added. */
 function readVocabulary(json: JsonObject, key: string): { idOf: Map<string, number>; size: number } {
   const { model, added_tokens: added } = json;
-  const vocab = isJsonObject(model) ? model.vocab : undefined;
+  const { type, vocab } = isJsonObject(model) ? model : {};
+  // Older files name no type; a type that the library does not know it would take for another.
+  if (type !== undefined && !modelTypes.includes(type)) {
+    throw invalid(key, `its model is ${describeJson(type)}; read are ${modelTypes.join(', ')}`);
+  }
   const idOf = new Map<string, number>();
   let size = 0;
   const add = (token: unknown, id: unknown): void => {

@@ -5,7 +5,14 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import type { BlockWeightName, DecoderConfig } from './decoder-config.ts';
-import { blockPrefix, blockWeightNames, embeddingName, finalNormName, headName, tensorShapes } from './decoder-config.ts';
+import {
+  blockPrefix,
+  blockWeightNames,
+  embeddingName,
+  finalNormName,
+  headName,
+  tensorShapes,
+} from './decoder-config.ts';
 import type { BlockActivations, BlockWeights, KeyValueCache, Positions } from './layers.ts';
 import {
   blockBackward,
@@ -48,7 +55,11 @@ export class Decoder {
    * @param gradientScale factor on the sum of the tokens' losses before it is differentiated
    * @returns sum of the negative log-likelihoods, in nats, over windows x (length - 1) tokens
    */
-  async lossAndGradients(windows: readonly Int32Array[], gradientScale: number, consume: GradientConsumer): Promise<number> {
+  async lossAndGradients(
+    windows: readonly Int32Array[],
+    gradientScale: number,
+    consume: GradientConsumer,
+  ): Promise<number> {
     const { config } = this;
     const length = windows[0].length - 1;
     const positions = createPositions(config, windows.length, length);
@@ -73,7 +84,13 @@ export class Decoder {
 
     // 2. The final norm and the head, in chunks of tokens.
     const targets = joinTokens(windows, 1, length + 1);
-    const head = await this.headBackward(x, targets, gradientScale, config.tieWordEmbeddings ? embedding : null, consume);
+    const head = await this.headBackward(
+      x,
+      targets,
+      gradientScale,
+      config.tieWordEmbeddings ? embedding : null,
+      consume,
+    );
     x.dispose();
     let dy = head.dx;
 
@@ -88,7 +105,12 @@ export class Decoder {
       for (const name of blockWeightNames) {
         consume(blockPrefix(block) + name, gradients[name].dataSync() as Float32Array);
       }
-      tf.dispose([Object.values(weights), Object.values(gradients), step instanceof tf.Tensor ? step : Object.values(step), dy]);
+      tf.dispose([
+        Object.values(weights),
+        Object.values(gradients),
+        step instanceof tf.Tensor ? step : Object.values(step),
+        dy,
+      ]);
       dy = dx;
     }
 
@@ -105,7 +127,11 @@ export class Decoder {
    * Negative log-likelihood, in nats, of each predicted token: windows.length rows of length - 1.
    * Each block is uploaded once for all windows, which wait in host memory between blocks.
    */
-  async losses(windows: readonly Int32Array[], windowsAtOnce: number, onBlock: (done: number, total: number) => void): Promise<Float32Array> {
+  async losses(
+    windows: readonly Int32Array[],
+    windowsAtOnce: number,
+    onBlock: (done: number, total: number) => void,
+  ): Promise<Float32Array> {
     const { config } = this;
     const length = windows[0].length - 1;
     const embedding = await this.weights.read(embeddingName);
@@ -116,7 +142,8 @@ export class Decoder {
       batches.push({ hidden: rows, targets: joinTokens(batch, 1, length + 1), count: batch.length });
     }
     const allPositions = new Map<number, Positions>();
-    for (const { count } of batches) if (!allPositions.has(count)) allPositions.set(count, createPositions(config, count, length));
+    for (const { count } of batches)
+      if (!allPositions.has(count)) allPositions.set(count, createPositions(config, count, length));
 
     for (let block = 0; block < config.numHiddenLayers; block++) {
       const weights = await this.upload(block);
@@ -138,7 +165,9 @@ export class Decoder {
     const result = new Float32Array(windows.length * length);
     let done = 0;
     for (const batch of batches) {
-      const x = tf.tidy(() => rmsNorm(tf.tensor2d(batch.hidden, [batch.count * length, config.hiddenSize]), norm, config.rmsNormEps));
+      const x = tf.tidy(() =>
+        rmsNorm(tf.tensor2d(batch.hidden, [batch.count * length, config.hiddenSize]), norm, config.rmsNormEps),
+      );
       for (const { from, until } of this.chunks(batch.targets.length)) {
         const losses = tf.tidy(() => headLoss(rowsOf(x, from, until), head, batch.targets.slice(from, until)));
         result.set((await losses.data()) as Float32Array, done + from);
@@ -173,7 +202,9 @@ export class Decoder {
       x = y;
     }
     const { norm, head } = await this.uploadHead(config.tieWordEmbeddings ? embedding : null);
-    const logits = tf.tidy(() => linear(rmsNorm(rowsOf(x, tokens.length - 1, tokens.length), norm, config.rmsNormEps), head));
+    const logits = tf.tidy(() =>
+      linear(rmsNorm(rowsOf(x, tokens.length - 1, tokens.length), norm, config.rmsNormEps), head),
+    );
     const values = (await logits.data()) as Float32Array;
     tf.dispose([logits, norm, head, x]);
     disposePositions(positions);
@@ -194,7 +225,9 @@ export class Decoder {
     let dHead: Tensor2D = tf.zeros(head.shape);
     const dNormedChunks: Tensor2D[] = [];
     for (const { from, until } of this.chunks(targets.length)) {
-      const part = tf.tidy(() => headLossBackward(rowsOf(normed, from, until), head, targets.slice(from, until), scale));
+      const part = tf.tidy(() =>
+        headLossBackward(rowsOf(normed, from, until), head, targets.slice(from, until), scale),
+      );
       for (const value of part.losses.dataSync()) loss += value;
       const sum: Tensor2D = tf.add(dHead, part.dHead);
       tf.dispose([dHead, part.dHead, part.losses]);
@@ -258,7 +291,9 @@ function joinTokens(windows: readonly Int32Array[], from: number, until: number)
 
 function embedRows(embedding: Float32Array, tokens: Int32Array, hiddenSize: number): Float32Array {
   const rows = new Float32Array(tokens.length * hiddenSize);
-  tokens.forEach((token, row) => rows.set(embedding.subarray(token * hiddenSize, (token + 1) * hiddenSize), row * hiddenSize));
+  tokens.forEach((token, row) =>
+    rows.set(embedding.subarray(token * hiddenSize, (token + 1) * hiddenSize), row * hiddenSize),
+  );
   return rows;
 }
 

@@ -95,7 +95,12 @@ function inverseRms(x: Tensor2D, eps: number): Tensor2D {
 }
 
 /** With r = 1/rms: dx = r (dy w) - x r^3 mean(dy w x), dw = sum(dy x r). */
-export function rmsNormBackward(x: Tensor2D, weight: Tensor, eps: number, dy: Tensor2D): { dx: Tensor2D; dWeight: Tensor1D } {
+export function rmsNormBackward(
+  x: Tensor2D,
+  weight: Tensor,
+  eps: number,
+  dy: Tensor2D,
+): { dx: Tensor2D; dWeight: Tensor1D } {
   const r = inverseRms(x, eps);
   const normalized: Tensor2D = tf.mul(x, r);
   const scaled: Tensor2D = tf.mul(dy, weight);
@@ -200,15 +205,21 @@ export function blockBackward(
   const dGate: Tensor2D = tf.mul(tf.mul(down.dx, kept.up), siluSlope);
   const gate = linearBackward(kept.normedMiddle, weights['mlp.gate_proj.weight'], dGate);
   const up = linearBackward(kept.normedMiddle, weights['mlp.up_proj.weight'], dUp);
-  const lowerNorm = rmsNormBackward(kept.middle, weights['post_attention_layernorm.weight'], rmsNormEps, tf.add(gate.dx, up.dx));
+  const lowerNorm = rmsNormBackward(
+    kept.middle,
+    weights['post_attention_layernorm.weight'],
+    rmsNormEps,
+    tf.add(gate.dx, up.dx),
+  );
   const dMiddle: Tensor2D = tf.add(dy, lowerNorm.dx);
 
   // Attention: attended = softmax(q k^T / sqrt(headDim) + mask) v
   const output = linearBackward(kept.attended, weights['self_attn.o_proj.weight'], dMiddle);
-  const dAttended: Tensor3D = tf.reshape(
-    splitHeads(output.dx, positions, numAttentionHeads, headDim),
-    [windows * numKeyValueHeads, (numAttentionHeads / numKeyValueHeads) * length, headDim],
-  );
+  const dAttended: Tensor3D = tf.reshape(splitHeads(output.dx, positions, numAttentionHeads, headDim), [
+    windows * numKeyValueHeads,
+    (numAttentionHeads / numKeyValueHeads) * length,
+    headDim,
+  ]);
   const dValues = tf.matMul(kept.probabilities, dAttended, true, false);
   const dProbabilities = tf.matMul(dAttended, kept.values, false, true);
   const weighted = tf.mul(dProbabilities, kept.probabilities);
@@ -219,7 +230,12 @@ export function blockBackward(
   const dQueries = tf.matMul(dProducts, kept.keys);
   const dKeys = tf.matMul(dProducts, kept.queries, true, false);
   const turnBack = (gradient: Tensor, heads: number): Tensor2D =>
-    joinHeads(rotate(tf.reshape(gradient, [windows, heads, length, headDim]), positions, -1), positions, heads, headDim);
+    joinHeads(
+      rotate(tf.reshape(gradient, [windows, heads, length, headDim]), positions, -1),
+      positions,
+      heads,
+      headDim,
+    );
   const query = linearBackward(kept.normed, weights['self_attn.q_proj.weight'], turnBack(dQueries, numAttentionHeads));
   const key = linearBackward(kept.normed, weights['self_attn.k_proj.weight'], turnBack(dKeys, numKeyValueHeads));
   const dV = joinHeads(dValues, positions, numKeyValueHeads, headDim);

@@ -13,9 +13,14 @@ export const llama: ModelFamily = {
     const numKeyValueHeads = positiveInteger(config, 'num_key_value_heads', numAttentionHeads);
     const headDim = positiveInteger(config, 'head_dim', hiddenSize / numAttentionHeads);
     if (numAttentionHeads % numKeyValueHeads !== 0) {
-      throw badConfig('num_key_value_heads', numKeyValueHeads, `a divisor of num_attention_heads (${numAttentionHeads})`);
+      throw badConfig(
+        'num_key_value_heads',
+        numKeyValueHeads,
+        `a divisor of num_attention_heads (${numAttentionHeads})`,
+      );
     }
-    if (headDim % 2 !== 0) throw badConfig('head_dim', headDim, 'an even number, as the rotary embedding pairs dimensions');
+    if (headDim % 2 !== 0)
+      throw badConfig('head_dim', headDim, 'an even number, as the rotary embedding pairs dimensions');
     requireOneOf(config, 'hidden_act', ['silu', 'swish'], 'silu');
     requireOneOf(config, 'attention_bias', [false], false);
     requireOneOf(config, 'mlp_bias', [false], false);
@@ -43,7 +48,8 @@ function ropeTheta(config: Record<string, unknown>): number {
     if (value === undefined || value === null) continue;
     const settings = (typeof value === 'object' ? value : {}) as Record<string, unknown>;
     const type = settings.rope_type ?? settings.type ?? 'default';
-    if (type !== 'default') throw badConfig(`${field}.rope_type`, type, '"default"; scaled rotary embeddings are not supported yet');
+    if (type !== 'default')
+      throw badConfig(`${field}.rope_type`, type, '"default"; scaled rotary embeddings are not supported yet');
     if (settings.rope_theta !== undefined) return positiveNumber(settings, 'rope_theta', 10_000);
   }
   return positiveNumber(config, 'rope_theta', 10_000);
@@ -59,16 +65,27 @@ function positiveInteger(config: Record<string, unknown>, field: string, fallbac
 
 function positiveNumber(config: Record<string, unknown>, field: string, fallback: number): number {
   const value = config[field] ?? fallback;
-  if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0) throw badConfig(field, value, 'a positive number');
+  if (typeof value !== 'number' || !Number.isFinite(value) || value <= 0)
+    throw badConfig(field, value, 'a positive number');
   return value;
 }
 
-function requireOneOf<Value>(config: Record<string, unknown>, field: string, allowed: readonly Value[], fallback: Value): Value {
+function requireOneOf<Value>(
+  config: Record<string, unknown>,
+  field: string,
+  allowed: readonly Value[],
+  fallback: Value,
+): Value {
   const value = config[field] ?? fallback;
-  if (!allowed.includes(value as Value)) throw badConfig(field, value, allowed.map((one) => JSON.stringify(one)).join(' or '));
+  if (!allowed.includes(value as Value))
+    throw badConfig(field, value, allowed.map((one) => JSON.stringify(one)).join(' or '));
   return value as Value;
 }
 
 function badConfig(field: string, received: unknown, allowed: string): InputError {
-  return new InputError('bad_config', `config.json: ${field} is ${JSON.stringify(received) ?? 'missing'}; it must be ${allowed}.`, field);
+  return new InputError(
+    'bad_config',
+    `config.json: ${field} is ${JSON.stringify(received) ?? 'missing'}; it must be ${allowed}.`,
+    field,
+  );
 }

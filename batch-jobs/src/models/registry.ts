@@ -38,8 +38,15 @@ export function checkTensors(config: DecoderConfig, tensors: ReadonlyMap<string,
   for (const [name, shape] of wanted) {
     const found = tensors.get(name);
     if (!found) {
-      const hint = name === headName ? ' If the head is tied to the embedding, config.json needs "tie_word_embeddings": true.' : '';
-      throw new InputError('missing_tensor', `The weights hold no tensor "${name}", which config.json asks for with shape [${shape.join(', ')}].${hint}`, name);
+      const hint =
+        name === headName
+          ? ' If the head is tied to the embedding, config.json needs "tie_word_embeddings": true.'
+          : '';
+      throw new InputError(
+        'missing_tensor',
+        `The weights hold no tensor "${name}", which config.json asks for with shape [${shape.join(', ')}].${hint}`,
+        name,
+      );
     }
     if (found.shape.length === shape.length && found.shape.every((size, axis) => size === shape[axis])) continue;
     if ((name === embeddingName || name === headName) && found.shape[0] !== config.vocabSize) {

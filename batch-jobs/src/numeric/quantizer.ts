@@ -82,7 +82,14 @@ function scaleOf(maximum: number, levels: Levels): number {
 }
 
 /** Copies the row's normal weights, in order, to the front of `normals`. */
-function takeNormals(weight: Float32Array, start: number, columns: number, cherries: Cherries, row: number, normals: Float32Array): void {
+function takeNormals(
+  weight: Float32Array,
+  start: number,
+  columns: number,
+  cherries: Cherries,
+  row: number,
+  normals: Float32Array,
+): void {
   let from = 0;
   let to = 0;
   for (let c = 0; c <= cherries.perRow; c++) {
@@ -93,7 +100,14 @@ function takeNormals(weight: Float32Array, start: number, columns: number, cherr
 }
 
 /** Writes `normals` back to the columns they came from; the cherries' columns are left as they are. */
-function putNormals(normals: Float32Array, start: number, columns: number, cherries: Cherries, row: number, weight: Float32Array): void {
+function putNormals(
+  normals: Float32Array,
+  start: number,
+  columns: number,
+  cherries: Cherries,
+  row: number,
+  weight: Float32Array,
+): void {
   let from = 0;
   let next = 0;
   for (let c = 0; c <= cherries.perRow; c++) {
@@ -118,7 +132,13 @@ function largestMagnitude(values: Float32Array, from: number, until: number): nu
  *
  * @param weight [rows, columns] row-major   @param into receives the result, same shape; must not be `weight`
  */
-export function fakeQuant(weight: Float32Array, columns: number, grid: Grid, cherries: Cherries, into: Float32Array): void {
+export function fakeQuant(
+  weight: Float32Array,
+  columns: number,
+  grid: Grid,
+  cherries: Cherries,
+  into: Float32Array,
+): void {
   const rows = weight.length / columns;
   const levels = levelsOf(grid.bits);
   const normalCount = columns - cherries.perRow;

@@ -24,7 +24,13 @@ const generationName = /^\d{8}-\d{4}$/;
  * @param identity hash over everything that the result depends on: a checkpoint of another identity is never used
  * @param attempt number of the worker's attempt, so that two workers never write the same generation
  */
-export async function saveCheckpoint(store: Store, prefix: string, identity: string, attempt: number, state: TrainState): Promise<void> {
+export async function saveCheckpoint(
+  store: Store,
+  prefix: string,
+  identity: string,
+  attempt: number,
+  state: TrainState,
+): Promise<void> {
   const step = state.records.length;
   const generation = `${String(step).padStart(8, '0')}-${String(attempt).padStart(4, '0')}`;
   const tensors = [...state.latent].flatMap(([name, latent]) => {
@@ -48,7 +54,10 @@ export async function saveCheckpoint(store: Store, prefix: string, identity: str
   for (const old of generations.slice(0, -keptGenerations)) await store.deletePrefix(`${prefix}${old}/`);
 }
 
-async function* hashed(chunks: AsyncIterable<Uint8Array>, hash: ReturnType<typeof createHash>): AsyncIterable<Uint8Array> {
+async function* hashed(
+  chunks: AsyncIterable<Uint8Array>,
+  hash: ReturnType<typeof createHash>,
+): AsyncIterable<Uint8Array> {
   for await (const chunk of chunks) {
     hash.update(chunk);
     yield chunk;
@@ -83,7 +92,8 @@ async function loadGeneration(store: Store, folder: string, identity: string): P
   const json = await store.get(`${folder}checkpoint.json`);
   if (json === null) throw new Error('it has no checkpoint.json');
   const record = JSON.parse(new TextDecoder().decode(json)) as CheckpointRecord;
-  if (record.identity !== identity) throw new Error('it is of another job: the model, the data, the scheme or the engine differ');
+  if (record.identity !== identity)
+    throw new Error('it is of another job: the model, the data, the scheme or the engine differ');
   const key = `${folder}state.safetensors`;
   const bytes = await store.stream(key);
   if (bytes === null) throw new Error('its tensors are missing');

@@ -85,7 +85,7 @@ export const jobResultSchema = z.object({
   hf: measurementSchema.nullable(),
   trainedTokens: z.number().int(),
   evaluatedTokens: z.number().int(),
-  /** Seconds of work, summed over attempts. */
+  /** Seconds from the first attempt's start to the end. */
   seconds: z.number(),
 });
 

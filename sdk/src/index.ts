@@ -1,0 +1,89 @@
+/**
+ * `cherryq`: the client. One object, one property per resource of the API, and the errors it throws. Runs wherever `fetch`
+ * does and depends on nothing; folders and files are in `cherryq/node`.
+ */
+import { Artifacts } from './artifacts.ts';
+import { Transport, type ClientOptions } from './client.ts';
+import type { Dataset, Model } from './contract/index.ts';
+import { Events } from './events.ts';
+import { Health } from './health.ts';
+import { Jobs } from './jobs.ts';
+import { Uploads } from './uploads.ts';
+
+/**
+ * A client of one CherryQ server.
+ * @example
+ * const client = new CherryQ();
+ * const job = await client.jobs.create({ modelId, calibrationDatasetId, scheme: { bits: 3 } });
+ * const ended = await client.jobs.wait(job.id, { onEvent: (event) => console.log(event.type) });
+ */
+export class CherryQ {
+  /** Address of the server, without a slash at its end. */
+  readonly baseUrl: string;
+  readonly models: Uploads<Model>;
+  readonly datasets: Uploads<Dataset>;
+  readonly jobs: Jobs;
+  readonly events: Events;
+  readonly artifacts: Artifacts;
+  readonly health: Health;
+
+  /** @throws InputError when `baseUrl` is not an address */
+  constructor(options: ClientOptions = {}) {
+    const transport = new Transport(options);
+    this.baseUrl = transport.baseUrl;
+    this.models = new Uploads(transport, '/v1/models');
+    this.datasets = new Uploads(transport, '/v1/datasets');
+    this.events = new Events(transport);
+    this.jobs = new Jobs(transport, this.events);
+    this.artifacts = new Artifacts(transport);
+    this.health = new Health(transport);
+  }
+}
+
+export {
+  AuthenticationError,
+  BadRequestError,
+  CherryQError,
+  ConflictError,
+  ConnectionError,
+  InputError,
+  IntegrityError,
+  JobFailedError,
+  NotFoundError,
+  PermissionError,
+  RateLimitError,
+  ServerError,
+  TimeoutError,
+  UnprocessableError,
+} from './errors.ts';
+export { fingerprintOf } from './uploads.ts';
+export type { ClientOptions, RequestBody, RequestLogEntry, RequestOptions, StreamedAnswer } from './client.ts';
+export type { ListEventsQuery, StreamEventsOptions } from './events.ts';
+export type { CreateJobOptions, ListJobsQuery, WaitOptions } from './jobs.ts';
+export type { ListUploadsQuery, UploadOptions, UploadProgress, UploadSource } from './uploads.ts';
+export type {
+  ArtifactFile,
+  Bits,
+  Capabilities,
+  CreateJob,
+  CreateUpload,
+  Dataset,
+  GroupSize,
+  Job,
+  JobError,
+  JobEvent,
+  JobResult,
+  JobStatus,
+  Manifest,
+  Measurement,
+  Method,
+  Model,
+  Page,
+  Phase,
+  Problem,
+  ProblemCode,
+  Progress,
+  Scheme,
+  Training,
+  UploadFile,
+} from './contract/index.ts';

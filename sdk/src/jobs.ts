@@ -1,0 +1,97 @@
+/** `client.jobs`: one compression of one model. */
+import type { RequestOptions, Transport } from './client.ts';
+import type { CreateJob, Job, JobEvent, JobStatus, Page } from './contract/index.ts';
+import { TimeoutError } from './errors.ts';
+import { hasEnded, type Events } from './events.ts';
+import { everyItem } from './pages.ts';
+import { sleep } from './retry.ts';
+
+export interface ListJobsQuery {
+  /** 1 to 100, default 20. */
+  limit?: number;
+  /** Id of the last one seen. */
+  after?: string;
+  status?: JobStatus;
+}
+
+export interface CreateJobOptions extends RequestOptions {
+  /** Own key, kept across restarts of your program: the same key never makes a second job. Default: a random one. */
+  idempotencyKey?: string;
+}
+
+export interface WaitOptions {
+  /** Called with each event, in order. */
+  onEvent?: (event: JobEvent) => void;
+  /** Ends the waiting, not the job. */
+  signal?: AbortSignal;
+  /** Of the whole wait. Default: none. */
+  timeoutMs?: number;
+  /** Begin after this event. */
+  after?: string;
+}
+
+/** Between looks at a job whose stream has ended before its state says so. */
+const pollMs = 1000;
+
+export class Jobs {
+  readonly #transport: Transport;
+  readonly #events: Events;
+
+  constructor(transport: Transport, events: Events) {
+    this.#transport = transport;
+    this.#events = events;
+  }
+
+  /** @example await client.jobs.create({ modelId: model.id, scheme: { method: 'rtn', bits: 4 } }) */
+  create(request: CreateJob, { idempotencyKey, ...options }: CreateJobOptions = {}): Promise<Job> {
+    return this.#transport.json({ method: 'POST', path: '/v1/jobs', json: request, idempotencyKey }, options);
+  }
+
+  /** One page, newest first. */
+  list(query: ListJobsQuery = {}, options?: RequestOptions): Promise<Page<Job>> {
+    return this.#transport.json({ method: 'GET', path: '/v1/jobs', query: { ...query } }, options);
+  }
+
+  /** All of them, newest first. */
+  iterate(query: ListJobsQuery = {}, options?: RequestOptions): AsyncGenerator<Job> {
+    return everyItem((after = query.after) => this.list({ ...query, after }, options));
+  }
+
+  get(id: string, options?: RequestOptions): Promise<Job> {
+    return this.#transport.json({ method: 'GET', path: pathOf(id) }, options);
+  }
+
+  /** @throws ConflictError when the job has ended otherwise */
+  cancel(id: string, options?: RequestOptions): Promise<Job> {
+    return this.#transport.json({ method: 'POST', path: `${pathOf(id)}/cancel` }, options);
+  }
+
+  /**
+   * Follows a job to its end, whichever that is: look at `status`.
+   * @throws TimeoutError after `timeoutMs`; the job goes on   @throws the signal's reason
+   */
+  async wait(id: string, { onEvent, signal, timeoutMs, after }: WaitOptions = {}): Promise<Job> {
+    const deadline = timeoutMs === undefined ? null : AbortSignal.timeout(Math.min(timeoutMs, 2 ** 31 - 1));
+    const signals = [signal, deadline].filter((each) => each !== undefined && each !== null);
+    const either = AbortSignal.any(signals);
+    try {
+      for (let last = after; ; await sleep(pollMs, either)) {
+        for await (const event of this.#events.stream(id, { after: last, signal: either })) {
+          last = event.id;
+          onEvent?.(event);
+        }
+        const job = await this.get(id, { signal: either });
+        if (hasEnded(job)) return job;
+      }
+    } catch (error) {
+      if (!deadline?.aborted || signal?.aborted) throw error;
+      throw new TimeoutError(`job ${id} had not ended after ${timeoutMs} ms; it goes on, so wait for it again`, {
+        code: 'wait_timeout',
+        retryable: true,
+        cause: error,
+      });
+    }
+  }
+}
+
+const pathOf = (id: string): string => `/v1/jobs/${encodeURIComponent(id)}`;

@@ -1,0 +1,345 @@
+/**
+ * `cherryq/node`: the client's work with folders and files, on Node. Files are streamed both ways, so that memory does not
+ * grow with the model; a download is visible under its name only once its SHA-256 is right.
+ */
+import { createHash, type Hash } from 'node:crypto';
+import { constants, createReadStream, createWriteStream } from 'node:fs';
+import { access, mkdir, readdir, realpath, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { basename, dirname, join, resolve } from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { integrityError } from './artifacts.ts';
+import type { ArtifactFile, CreateJob, Dataset, Job, JobEvent, JobResult, Manifest, Model } from './contract/index.ts';
+import { InputError, JobFailedError } from './errors.ts';
+import type { CherryQ, UploadProgress, UploadSource } from './index.ts';
+import { delayBeforeRetry, sleep } from './retry.ts';
+
+export interface TransferOptions {
+  signal?: AbortSignal;
+  onProgress?: (progress: UploadProgress) => void;
+}
+
+export interface DownloadOptions {
+  signal?: AbortSignal;
+  /** After each part of a file, and once for a file that was there already. */
+  onProgress?: (progress: { path: string; receivedBytes: number; totalBytes: number }) => void;
+}
+
+export interface CompressOptions {
+  /** A Hugging Face folder, or the id of a model that the server has. */
+  model: string;
+  /** Text file, or id of a dataset. Every method but `rtn` needs it. */
+  calibration?: string;
+  /** Text file, or id of a dataset, to measure perplexity on; must share nothing with `calibration`. */
+  evaluation?: string;
+  /** Tokens of `evaluation` to measure on; default: all. */
+  evaluationTokens?: number;
+  scheme?: CreateJob['scheme'];
+  training?: CreateJob['training'];
+  formats?: CreateJob['formats'];
+  metadata?: CreateJob['metadata'];
+  /** Folder for the result. */
+  out: string;
+  /** Called once the job exists: with its id, `jobs.wait` and `downloadArtifacts` go on after an interruption. */
+  onJob?: (job: Job) => void;
+  onEvent?: (event: JobEvent) => void;
+  onUpload?: (progress: UploadProgress) => void;
+  onDownload?: DownloadOptions['onProgress'];
+  /** Ends the following, not the job. */
+  signal?: AbortSignal;
+}
+
+export interface Compression {
+  job: Job;
+  result: JobResult;
+  manifest: Manifest;
+  /** Absolute path of `out`. */
+  folder: string;
+}
+
+/**
+ * The whole way: uploads the model and the texts as far as the server lacks them, creates the job, follows it and downloads
+ * what it made.
+ * @throws InputError for folders and files that cannot be used   @throws JobFailedError when the job does not succeed
+ * @example
+ * const { result } = await compress(new CherryQ(), {
+ *   model: './model', calibration: 'calibration.txt', evaluation: 'test.txt', scheme: { bits: 3 }, out: './compressed' });
+ */
+export async function compress(client: CherryQ, options: CompressOptions): Promise<Compression> {
+  const { signal, scheme, training, formats, metadata, evaluationTokens } = options;
+  const transfer = { signal, onProgress: options.onUpload };
+  await checkOut(options.out, options.model);
+  const modelId = (await isUploaded(options.model))
+    ? options.model
+    : (await uploadModelFolder(client, options.model, transfer)).id;
+  const datasetId = async (text: string): Promise<string> =>
+    (await isUploaded(text)) ? text : (await uploadTextFile(client, text, transfer)).id;
+  const calibrationDatasetId = options.calibration === undefined ? undefined : await datasetId(options.calibration);
+  const evaluation =
+    options.evaluation === undefined
+      ? undefined
+      : { datasetId: await datasetId(options.evaluation), maxTokens: evaluationTokens };
+  const request: CreateJob = { modelId, scheme, training, formats, metadata, calibrationDatasetId, evaluation };
+  const job = await client.jobs.create(request, { signal });
+  options.onJob?.(job);
+  const ended = await client.jobs.wait(job.id, { onEvent: options.onEvent, signal });
+  return downloadResult(client, ended, options.out, { signal, onProgress: options.onDownload });
+}
+
+/** What an ended job made, in a folder.  @throws JobFailedError when it made nothing */
+export async function downloadResult(
+  client: CherryQ,
+  job: Job,
+  outFolder: string,
+  options: DownloadOptions = {},
+): Promise<Compression> {
+  if (job.status !== 'succeeded' || job.result === null) throw new JobFailedError(job);
+  const { manifest, folder } = await downloadArtifacts(client, job.id, outFolder, options);
+  return { job, result: job.result, manifest, folder };
+}
+
+/**
+ * Uploads what a model consists of: configuration, safetensors, tokenizer, licence. Hidden files, subfolders and all else
+ * stay.  @throws InputError before anything is sent
+ */
+export async function uploadModelFolder(
+  client: CherryQ,
+  folder: string,
+  options: TransferOptions = {},
+): Promise<Model> {
+  const names = await modelFiles(folder);
+  const files: UploadSource[] = [];
+  for (const name of names) files.push(await describeFile(join(folder, name), name, options.signal));
+  return client.models.upload({ name: nameOf(folder), files }, options);
+}
+
+/** Uploads a text as a dataset of one file.  @throws InputError when it cannot be read or is empty */
+export async function uploadTextFile(client: CherryQ, path: string, options: TransferOptions = {}): Promise<Dataset> {
+  await requireFile(path);
+  const source = await describeFile(path, 'text.txt', options.signal);
+  if ('sizeBytes' in source && source.sizeBytes === 0)
+    throw new InputError('empty_text', `${path} is empty; give a file with plain text in UTF-8`, path);
+  return client.datasets.upload({ name: nameOf(path), files: [source] }, options);
+}
+
+/**
+ * Downloads a job's files. Those that are there and right stay, a part that broke off is continued, and `manifest.json`
+ * comes last: where it is, everything is.
+ * @throws InputError when the disk lacks room   @throws IntegrityError when a file stays damaged
+ */
+export async function downloadArtifacts(
+  client: CherryQ,
+  jobId: string,
+  outFolder: string,
+  options: DownloadOptions = {},
+): Promise<{ folder: string; manifest: Manifest }> {
+  const { signal, onProgress } = options;
+  const folder = resolve(outFolder);
+  const manifestPath = join(folder, 'manifest.json');
+  const manifestBytes = await client.artifacts.download(jobId, 'manifest.json', { signal });
+  const manifest = JSON.parse(new TextDecoder().decode(manifestBytes)) as Manifest;
+  manifest.files.forEach(({ path }) => requireInside(path));
+  await mkdir(folder, { recursive: true });
+
+  const missing: ArtifactFile[] = [];
+  for (const file of manifest.files) if (!(await isRight(join(folder, file.path), file, signal))) missing.push(file);
+  const totalBytes = manifest.files.reduce((sum, file) => sum + file.sizeBytes, 0);
+  let receivedBytes = totalBytes - missing.reduce((sum, file) => sum + file.sizeBytes, 0);
+  if (missing.length > 0) {
+    await requireRoom(folder, totalBytes - receivedBytes);
+    await rm(manifestPath, { force: true });
+  }
+  for (const file of missing) {
+    const onBytes = (bytes: number): void =>
+      onProgress?.({ path: file.path, receivedBytes: receivedBytes + bytes, totalBytes });
+    await downloadFile(client, jobId, file, join(folder, file.path), onBytes, signal);
+    receivedBytes += file.sizeBytes;
+  }
+  await writeFile(`${manifestPath}.part`, manifestBytes);
+  await rename(`${manifestPath}.part`, manifestPath);
+  onProgress?.({ path: 'manifest.json', receivedBytes, totalBytes });
+  return { folder, manifest };
+}
+
+/** Into `<target>.part`, from where an earlier try ended; renamed when its hash is right. */
+async function downloadFile(
+  client: CherryQ,
+  jobId: string,
+  file: ArtifactFile,
+  target: string,
+  onBytes: (bytes: number) => void,
+  signal?: AbortSignal,
+): Promise<void> {
+  const part = `${target}.part`;
+  await mkdir(dirname(target), { recursive: true });
+  for (let attempt = 0; ; attempt++) {
+    try {
+      const sha256 = await continuePart(client, jobId, file, part, onBytes, signal);
+      if (sha256 !== file.sha256) {
+        await rm(part);
+        throw integrityError(file.path, file.sha256, sha256);
+      }
+      return await rename(part, target);
+    } catch (error) {
+      const delayMs = delayBeforeRetry(error, attempt, maxDownloadRetries);
+      if (delayMs === null) throw error;
+      await sleep(delayMs, signal);
+    }
+  }
+}
+const maxDownloadRetries = 3;
+
+/** Fetches what the part lacks.  @returns SHA-256 of the part, then whole */
+async function continuePart(
+  client: CherryQ,
+  jobId: string,
+  { path, sizeBytes, sha256 }: ArtifactFile,
+  part: string,
+  onBytes: (bytes: number) => void,
+  signal?: AbortSignal,
+): Promise<string> {
+  const had = await sizeOf(part);
+  let start = had !== null && had < sizeBytes ? had : 0;
+  let hash = createHash('sha256');
+  if (start > 0) await addFile(hash, part, signal);
+  if (sizeBytes > 0) {
+    const answer = await client.artifacts.stream(jobId, path, { start, ifSha256: sha256, signal });
+    if (answer.status !== 206) [start, hash] = [0, createHash('sha256')];
+    let received = start;
+    const count = async function* (chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+      for await (const chunk of chunks) {
+        hash.update(chunk);
+        onBytes((received += chunk.byteLength));
+        yield chunk;
+      }
+    };
+    const body = Readable.fromWeb(answer.body as Parameters<typeof Readable.fromWeb>[0]);
+    await pipeline(body, count, createWriteStream(part, { flags: start > 0 ? 'a' : 'w' }), { signal });
+  } else await writeFile(part, '');
+  return hash.digest('hex');
+}
+
+async function isRight(path: string, file: ArtifactFile, signal?: AbortSignal): Promise<boolean> {
+  if ((await sizeOf(path)) !== file.sizeBytes) return false;
+  return (await addFile(createHash('sha256'), path, signal)).digest('hex') === file.sha256;
+}
+
+async function describeFile(file: string, path: string, signal?: AbortSignal): Promise<UploadSource> {
+  const { size } = await stat(file);
+  const sha256 = (await addFile(createHash('sha256'), file, signal)).digest('hex');
+  const open = (): ReadableStream<Uint8Array> =>
+    Readable.toWeb(createReadStream(file)) as unknown as ReadableStream<Uint8Array>;
+  return { path, sizeBytes: size, sha256, open };
+}
+
+async function addFile(hash: Hash, path: string, signal?: AbortSignal): Promise<Hash> {
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20, signal })) hash.update(chunk as Buffer);
+  return hash;
+}
+
+const modelFilePattern = /^(?:.+\.safetensors|.+\.json|tokenizer.*|chat_template.*|LICENSE.*)$/;
+
+/** Names of the files of a folder that belong to its model.  @throws InputError */
+async function modelFiles(folder: string): Promise<string[]> {
+  const entries = await readdir(folder).catch((cause: unknown) => {
+    throw new InputError(
+      'missing_folder',
+      `${folder} is not a folder that can be read; give a model folder (config.json, model.safetensors, tokenizer.json) or the id of an uploaded model`,
+      folder,
+      { cause },
+    );
+  });
+  const names: string[] = [];
+  for (const name of entries.sort())
+    // Links are followed: Hugging Face's cache consists of them.
+    if (!name.startsWith('.') && modelFilePattern.test(name) && (await isFile(join(folder, name)))) names.push(name);
+  if (!names.includes('config.json'))
+    throw new InputError(
+      'missing_file',
+      `${folder} has no config.json; give a model folder in Hugging Face's format (config.json, model.safetensors, tokenizer.json)`,
+      'config.json',
+    );
+  if (!names.some((name) => name.endsWith('.safetensors')))
+    throw new InputError(
+      'missing_file',
+      `${folder} has no *.safetensors; weights in other formats (.bin, .pth, .gguf) must be saved as safetensors first`,
+      'model.safetensors',
+    );
+  return names;
+}
+
+/** An id, and not a file or folder that happens to be called so. */
+async function isUploaded(text: string): Promise<boolean> {
+  return /^[0-9A-HJKMNP-TV-Z]{26}$/.test(text) && (await stat(text).catch(() => null)) === null;
+}
+
+async function requireFile(path: string): Promise<void> {
+  if (await isFile(path)) return;
+  throw new InputError(
+    'missing_file',
+    `${path} is not a file that can be read; give a text file or the id of a dataset`,
+    path,
+  );
+}
+
+/** Found before an hour of training, not after it.  @throws InputError */
+async function checkOut(out: string, model: string): Promise<void> {
+  const folder = resolve(out);
+  const [outPath, modelPath] = await Promise.all([folder, model].map((path) => realpath(path).catch(() => null)));
+  if (outPath !== null && outPath === modelPath)
+    throw new InputError(
+      'out_is_model',
+      `out is the model's own folder ${out}, whose files would be replaced; give another`,
+      'out',
+    );
+  for (let at = folder; ; at = dirname(at)) {
+    const found = await stat(at).catch(() => null);
+    if (found === null && at !== dirname(at)) continue;
+    const usable =
+      found?.isDirectory() &&
+      (await access(at, constants.W_OK).then(
+        () => true,
+        () => false,
+      ));
+    if (usable) return;
+    throw new InputError(
+      'out_not_writable',
+      `${at} is not a folder that can be written to, so ${out} cannot be made; give another`,
+      'out',
+    );
+  }
+}
+
+async function requireRoom(folder: string, neededBytes: number): Promise<void> {
+  const { bavail, bsize } = await statfs(folder);
+  if (bavail * bsize >= neededBytes) return;
+  throw new InputError(
+    'disk_full',
+    `${folder} has room for ${bavail * bsize} bytes, ${neededBytes} are needed; make room or choose another folder, and nothing is lost`,
+    'out',
+  );
+}
+
+/** A server cannot write outside the folder.  @throws InputError */
+function requireInside(path: string): void {
+  const safe = path
+    .split('/')
+    .every((segment) => /^[A-Za-z0-9_.+-]+$/.test(segment) && segment !== '.' && segment !== '..');
+  if (!safe)
+    throw new InputError(
+      'unsafe_path',
+      `the manifest names ${JSON.stringify(path)}, which is not a path within a folder`,
+      path,
+    );
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => null))?.isFile() ?? false;
+}
+
+async function sizeOf(path: string): Promise<number | null> {
+  const found = await stat(path).catch(() => null);
+  return found?.isFile() ? found.size : null;
+}
+
+const nameOf = (path: string): string => basename(resolve(path)) || 'model';

@@ -1,0 +1,123 @@
+/** Models and datasets: sets of files, uploaded once and found again by their content. */
+import { encodePath, sha256Of, type RequestBody, type RequestOptions, type Transport } from './client.ts';
+import type { CreateUpload, Dataset, Model, Page, UploadFile } from './contract/index.ts';
+import { everyItem } from './pages.ts';
+
+/** A file in memory, or one that is opened when it is sent and whose hash is known. */
+export type UploadSource =
+  { path: string; content: Uint8Array | Blob | string } | (UploadFile & Pick<RequestBody, 'open'>);
+
+export interface ListUploadsQuery {
+  /** 1 to 100, default 20. */
+  limit?: number;
+  /** Id of the last one seen. */
+  after?: string;
+  fingerprint?: string;
+}
+
+export interface UploadOptions extends RequestOptions {
+  onProgress?: (progress: UploadProgress) => void;
+}
+
+export interface UploadProgress {
+  /** The file just sent. */
+  path: string;
+  sentBytes: number;
+  /** What the server lacked in the beginning. */
+  totalBytes: number;
+}
+
+/** `client.models` and `client.datasets`. */
+export class Uploads<Upload extends Model | Dataset> {
+  readonly #transport: Transport;
+  readonly #path: string;
+
+  constructor(transport: Transport, path: '/v1/models' | '/v1/datasets') {
+    this.#transport = transport;
+    this.#path = path;
+  }
+
+  /** Declares the files; each is then put, and `complete` makes the whole usable. `upload` does all of it. */
+  create(request: CreateUpload, options?: RequestOptions): Promise<Upload> {
+    return this.#transport.json({ method: 'POST', path: this.#path, json: request }, options);
+  }
+
+  /** One page, newest first. */
+  list(query: ListUploadsQuery = {}, options?: RequestOptions): Promise<Page<Upload>> {
+    return this.#transport.json({ method: 'GET', path: this.#path, query: { ...query } }, options);
+  }
+
+  /** All of them, newest first. */
+  iterate(query: ListUploadsQuery = {}, options?: RequestOptions): AsyncGenerator<Upload> {
+    return everyItem((after = query.after) => this.list({ ...query, after }, options));
+  }
+
+  get(id: string, options?: RequestOptions): Promise<Upload> {
+    return this.#transport.json({ method: 'GET', path: this.#of(id) }, options);
+  }
+
+  delete(id: string, options?: RequestOptions): Promise<void> {
+    return this.#transport.json({ method: 'DELETE', path: this.#of(id) }, options);
+  }
+
+  /** Sends the content of one declared file. The server checks its SHA-256. */
+  putFile(id: string, path: string, body: RequestBody, options?: RequestOptions): Promise<void> {
+    return this.#transport.json({ method: 'PUT', path: `${this.#of(id)}/files/${encodePath(path)}`, body }, options);
+  }
+
+  complete(id: string, options?: RequestOptions): Promise<Upload> {
+    return this.#transport.json({ method: 'POST', path: `${this.#of(id)}/complete` }, options);
+  }
+
+  /**
+   * Uploads a set of files and returns it ready to use. What the server has is not sent again: equal content is found by
+   * its fingerprint, and an upload that broke off goes on.
+   * @example await client.datasets.upload({ name: 'notes', files: [{ path: 'text.txt', content: 'Once upon a time.' }] })
+   */
+  async upload(request: { name: string; files: UploadSource[] }, options: UploadOptions = {}): Promise<Upload> {
+    const { onProgress, ...rest } = options;
+    const sources = await Promise.all(request.files.map(described));
+    const files = sources.map(({ path, sizeBytes, sha256 }) => ({ path, sizeBytes, sha256 }));
+    const found = await this.#find(await fingerprintOf(files), request.name, rest);
+    if (found?.status === 'ready') return found;
+    const upload = found ?? (await this.create({ name: request.name, files }, rest));
+    const lacking = new Set(upload.files.filter((file) => !file.uploaded).map((file) => file.path));
+    const toSend = sources.filter((source) => lacking.has(source.path));
+    const totalBytes = toSend.reduce((sum, source) => sum + source.sizeBytes, 0);
+    let sentBytes = 0;
+    for (const source of toSend) {
+      await this.putFile(upload.id, source.path, source, rest);
+      sentBytes += source.sizeBytes;
+      onProgress?.({ path: source.path, sentBytes, totalBytes });
+    }
+    return this.complete(upload.id, rest);
+  }
+
+  /** Something of equal content: best ready and of the same name. */
+  async #find(fingerprint: string, name: string, options: RequestOptions): Promise<Upload | undefined> {
+    const { data } = await this.list({ fingerprint, limit: 100 }, options);
+    const rank = (upload: Upload): number => (upload.status === 'ready' ? 2 : 0) + (upload.name === name ? 1 : 0);
+    return data.sort((a, b) => rank(b) - rank(a))[0];
+  }
+
+  #of(id: string): string {
+    return `${this.#path}/${encodeURIComponent(id)}`;
+  }
+}
+
+async function described(source: UploadSource): Promise<UploadFile & RequestBody> {
+  if ('open' in source) return source;
+  const { path, content } = source;
+  const bytes = new Uint8Array(
+    await new Blob([
+      typeof content === 'string' || content instanceof Blob ? content : new Uint8Array(content),
+    ]).arrayBuffer(),
+  );
+  return { path, sizeBytes: bytes.byteLength, sha256: await sha256Of(bytes), open: () => bytes };
+}
+
+/** SHA-256 over the lines `<path> <sha256>\n` in ascending order of path, by UTF-16 code units. */
+export async function fingerprintOf(files: readonly Pick<UploadFile, 'path' | 'sha256'>[]): Promise<string> {
+  const sorted = [...files].sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
+  return sha256Of(new TextEncoder().encode(sorted.map(({ path, sha256 }) => `${path} ${sha256}\n`).join('')));
+}

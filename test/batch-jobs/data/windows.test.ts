@@ -1,0 +1,57 @@
+import { describe, expect, it } from 'vitest';
+import { createSampler, packWindows } from '../../../batch-jobs/src/data/windows.ts';
+
+const ids = (length: number): Int32Array => Int32Array.from({ length }, (_, i) => i + 10);
+
+describe('packWindows', () => {
+  it('cuts the stream into contiguous windows and drops the rest', () => {
+    const windows = packWindows(ids(11), 4, null);
+    expect(windows.map((window) => [...window])).toEqual([
+      [10, 11, 12, 13],
+      [14, 15, 16, 17],
+    ]);
+  });
+
+  it('puts one BOS before the stream, unless it is there', () => {
+    expect(packWindows(ids(5), 3, 1).map((window) => [...window])).toEqual([
+      [1, 10, 11],
+      [12, 13, 14],
+    ]);
+    expect(packWindows(Int32Array.of(1, 10, 11), 3, 1).map((window) => [...window])).toEqual([[1, 10, 11]]);
+  });
+
+  it('says how many tokens there are and how many one window needs', () => {
+    expect(() => packWindows(ids(6), 8, 1)).toThrow(
+      expect.objectContaining({
+        name: 'InputError',
+        code: 'text_too_short',
+        message: expect.stringMatching(/7 tokens.*needs 8/),
+      }),
+    );
+    expect(() => packWindows(new Int32Array(0), 8, null)).toThrow('0 tokens');
+  });
+});
+
+describe('createSampler', () => {
+  it('takes every window once in each epoch, in another order each time', () => {
+    const windowAt = createSampler({ count: 50, seed: 42 });
+    const epochs = [0, 1, 2].map((epoch) => Array.from({ length: 50 }, (_, i) => windowAt(epoch * 50 + i)));
+    for (const epoch of epochs) expect([...epoch].sort((a, b) => a - b)).toEqual([...Array(50).keys()]);
+    expect(new Set(epochs.map(String)).size).toBe(3);
+  });
+
+  it('is a function of seed and position alone, so a resumed run goes on with the same windows', () => {
+    const straight = createSampler({ count: 7, seed: 3 });
+    const expected = Array.from({ length: 40 }, (_, position) => straight(position));
+    for (const position of [39, 0, 20, 13, 14]) {
+      expect(createSampler({ count: 7, seed: 3 })(position)).toBe(expected[position]);
+      expect(straight(position)).toBe(expected[position]);
+    }
+    const other = createSampler({ count: 7, seed: 4 });
+    expect(Array.from({ length: 40 }, (_, position) => other(position))).not.toEqual(expected);
+  });
+
+  it('refuses to sample from nothing', () => {
+    expect(() => createSampler({ count: 0, seed: 1 })).toThrow('at least one window');
+  });
+});
