@@ -1,4 +1,4 @@
-/** Who may import whom: design.md, "Who may import whom". */
+/** Who may import whom (CONTRIBUTING.md). */
 const trainer = (folders) => `^batch-jobs/src/(${folders})/`;
 module.exports = {
   forbidden: [
@@ -28,7 +28,10 @@ module.exports = {
       comment: 'numeric, formats and storage import nothing of the trainer but each other below them and the errors.',
       severity: 'error',
       from: { path: trainer('numeric|storage') },
-      to: { path: '^(batch-jobs|api|sdk)/src/', pathNot: ['^batch-jobs/src/(numeric|storage)/', '^batch-jobs/src/errors.ts$'] },
+      to: {
+        path: '^(batch-jobs|api|sdk)/src/',
+        pathNot: ['^batch-jobs/src/(numeric|storage)/', '^batch-jobs/src/errors.ts$'],
+      },
     },
     {
       name: 'formats-is-a-leaf',

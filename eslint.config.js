@@ -16,7 +16,7 @@ export default tseslint.config(
       '@typescript-eslint/ban-ts-comment': 'error',
       'no-restricted-syntax': [
         'error',
-        { selector: 'ExportDefaultDeclaration', message: 'Name your exports (style.md, House style).' },
+        { selector: 'ExportDefaultDeclaration', message: 'Name your exports (CONTRIBUTING.md).' },
       ],
       eqeqeq: 'error',
       'no-console': 'error',

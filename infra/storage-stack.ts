@@ -1,4 +1,4 @@
-/** The bucket that holds everything: uploads, jobs, artifacts; key for key the folder of a local install (design.md). */
+/** The bucket that holds everything: uploads, jobs, artifacts; key for key the folder of a local install (docs/architecture.md). */
 import { CfnOutput, Duration, RemovalPolicy, Stack, type StackProps } from 'aws-cdk-lib';
 import { Key } from 'aws-cdk-lib/aws-kms';
 import { BlockPublicAccess, Bucket, BucketEncryption, ObjectOwnership } from 'aws-cdk-lib/aws-s3';

@@ -16,13 +16,31 @@ const shared = {
 };
 
 // A workspace package imported by its name stays an import between packages, except the contract, which is compiled in.
-const ownPackages = ['@cherryq/api/serve', '@cherryq/batch-jobs', '@cherryq/batch-jobs/storage', 'cherryq', 'cherryq/node'];
+const ownPackages = [
+  '@cherryq/api/serve',
+  '@cherryq/batch-jobs',
+  '@cherryq/batch-jobs/storage',
+  'cherryq',
+  'cherryq/node',
+];
 
 const entries = [
-  { outdir: 'sdk/dist', entryPoints: ['sdk/src/index.ts', 'sdk/src/node.ts', 'sdk/src/contract/index.ts', 'sdk/src/cli/main.ts'], outbase: 'sdk/src' },
-  { outdir: 'batch-jobs/dist', entryPoints: ['batch-jobs/src/index.ts', 'batch-jobs/src/main.ts', 'batch-jobs/src/storage/index.ts'], outbase: 'batch-jobs/src' },
+  {
+    outdir: 'sdk/dist',
+    entryPoints: ['sdk/src/index.ts', 'sdk/src/node.ts', 'sdk/src/contract/index.ts', 'sdk/src/cli/main.ts'],
+    outbase: 'sdk/src',
+  },
+  {
+    outdir: 'batch-jobs/dist',
+    entryPoints: ['batch-jobs/src/index.ts', 'batch-jobs/src/main.ts', 'batch-jobs/src/storage/index.ts'],
+    outbase: 'batch-jobs/src',
+  },
   { outdir: 'api/dist', entryPoints: ['api/src/serve.ts'], outbase: 'api/src' },
-  { outdir: 'demo/dist', entryPoints: ['demo/run.ts', 'demo/make-model/prepare.ts', 'demo/make-model/make.ts'], outbase: 'demo' },
+  {
+    outdir: 'demo/dist',
+    entryPoints: ['demo/run.ts', 'demo/make-model/prepare.ts', 'demo/make-model/make.ts'],
+    outbase: 'demo',
+  },
 ];
 
 for (const { outdir, entryPoints, outbase } of entries) {
@@ -54,4 +72,5 @@ for (const { outdir, entryPoints, outbase } of entries) {
   });
 }
 
-if (process.argv.includes('--types')) execFileSync('npx', ['tsc', '-p', 'sdk/tsconfig.types.json'], { stdio: 'inherit' });
+if (process.argv.includes('--types'))
+  execFileSync('npx', ['tsc', '-p', 'sdk/tsconfig.types.json'], { stdio: 'inherit' });

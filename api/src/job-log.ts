@@ -1,10 +1,11 @@
 /**
- * The job folder, typed: spec, state log and event log under `tenants/<tenant>/jobs/<id>/` (design.md, "The job folder").
+ * The job folder, typed: spec, state log and event log under `tenants/<tenant>/jobs/<id>/` (docs/architecture.md).
  * The state log only goes forward: `queued`, then `running` once per attempt, then one final state after which nothing
  * follows. Every change is decided on the newest entry and written as exactly the next one, so of two writers that race
  * for the last word one wins and the other sees it.
  */
 import {
+  jobReserve,
   jobSpecSchema,
   jobStateSchema,
   storedEventSchema,
@@ -16,6 +17,7 @@ import {
   type StoredEvent,
 } from 'cherryq/contract';
 import {
+  StorageFullError,
   appendNumbered,
   createNumbered,
   lastNumbered,
@@ -46,6 +48,7 @@ export const jobRef = (tenant: string, id: string): JobRef => ({ tenant, id, pre
 const statePrefix = (job: JobRef): string => `${job.prefix}/state/`;
 const eventPrefix = (job: JobRef): string => `${job.prefix}/events/`;
 const specKey = (job: JobRef): string => `${job.prefix}/spec.json`;
+const reserveKey = (job: JobRef): string => `${job.prefix}/${jobReserve.path}`;
 
 export const encodeJson = (value: unknown): Uint8Array => encoder.encode(`${JSON.stringify(value, null, 1)}\n`);
 export const decodeJson = (body: Uint8Array): unknown => JSON.parse(decoder.decode(body));
@@ -53,6 +56,28 @@ export const decodeJson = (body: Uint8Array): unknown => JSON.parse(decoder.deco
 /** @returns false when the job exists; its spec is left as it was */
 export function createSpec(store: Store, job: JobRef, spec: JobSpec): Promise<boolean> {
   return store.put(specKey(job), encodeJson(spec), { onlyIfAbsent: true });
+}
+
+/**
+ * Makes the folder of a job that is queued; of one that exists, what is lacking.
+ * @throws StorageFullError when there is no room, also for its last words; nothing of a new job is left then
+ */
+export async function createJobFolder(
+  store: Store,
+  job: JobRef,
+  clock: Clock,
+  spec: JobSpec,
+  queued: JobState,
+): Promise<void> {
+  const isNew = await createSpec(store, job, spec);
+  try {
+    if (isNew) await store.put(reserveKey(job), new Uint8Array(jobReserve.sizeBytes));
+    const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued));
+    if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
+  } catch (error) {
+    if (isNew && error instanceof StorageFullError) await store.deletePrefix(`${job.prefix}/`);
+    throw error;
+  }
 }
 
 /** @returns null when there is no such job */
@@ -88,6 +113,7 @@ export async function advanceState(
     const latest = entry && parseState(entry);
     const state = latest && terminalStatuses.has(latest.status) ? null : next(latest);
     if (state === null) return { state: latest, changed: false };
+    if (terminalStatuses.has(state.status)) await store.delete(reserveKey(job));
     const number = (entry?.number ?? 0) + 1;
     if (await createNumbered(store, statePrefix(job), stateDigits, '.json', number, encodeJson(state)))
       return { state, changed: true };

@@ -19,7 +19,7 @@ import type { z } from 'zod';
 import {
   advanceState,
   appendEvents,
-  createSpec,
+  createJobFolder,
   decodeJson,
   jobRef,
   jobsPrefix,
@@ -116,9 +116,7 @@ export function createJobs(deps: {
         calibrationPrefix: calibration && datasets.filesPrefix(tenant, calibration.id),
         evaluationPrefix: evaluation && datasets.filesPrefix(tenant, evaluation.id),
       };
-      await createSpec(store, job, spec);
-      const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued(createdAt)));
-      if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
+      await createJobFolder(store, job, clock, spec, queued(createdAt));
       await queue.submit(job);
       return view(job, await specOf(job));
     },

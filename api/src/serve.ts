@@ -105,7 +105,6 @@ function listen(app: Api, host: string, port: number): Promise<{ url: string; cl
     const server = createAdaptorServer({
       fetch: app.fetch,
       hostname: host,
-      overrideGlobalObjects: false,
       // A large upload takes as long as it takes; only a slow header is suspicious.
       serverOptions: { requestTimeout: 0, headersTimeout: 60_000 },
     });

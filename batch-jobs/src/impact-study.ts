@@ -113,8 +113,8 @@ export async function loadImpactStudy(store: Store, prefix: string, identity: st
   const json = await store.get(prefix + recordFile);
   const bytes = await store.get(prefix + cherriesFile);
   if (json === null || bytes === null) return null;
-  const record = JSON.parse(new TextDecoder().decode(json)) as StudyRecord;
-  if (record.identity !== identity || record.sha256 !== createHash('sha256').update(bytes).digest('hex')) return null;
+  const record = parseRecord(json);
+  if (record?.identity !== identity || record.sha256 !== createHash('sha256').update(bytes).digest('hex')) return null;
   const file = await openSafetensors(store, prefix + cherriesFile);
   const cherries = new Map<string, Cherries>();
   for (const info of file.tensors.values()) {
@@ -122,4 +122,13 @@ export async function loadImpactStudy(store: Store, prefix: string, identity: st
     cherries.set(info.name, { perRow: info.shape[1], columns });
   }
   return { cherries, samples: record.samples, heterogeneity: record.heterogeneity };
+}
+
+/** @returns null for what is damaged */
+function parseRecord(json: Uint8Array): StudyRecord | null {
+  try {
+    return JSON.parse(new TextDecoder().decode(json)) as StudyRecord;
+  } catch {
+    return null;
+  }
 }

@@ -1,11 +1,12 @@
 /**
- * The trainer's side of the job folder (design.md): reads the spec, claims an attempt, writes states, events and artifacts.
+ * The trainer's side of the job folder (docs/architecture.md): reads the spec, claims an attempt, writes states, events and artifacts.
  * An attempt that is no longer the newest must not publish: `assertCurrent` is asked before each publication.
  */
 import type { JobError, JobEventBody, JobResult, JobSpec, JobState, StoredEvent } from 'cherryq/contract';
-import { jobSpecSchema, jobStateSchema, terminalStatuses } from 'cherryq/contract';
+import { jobReserve, jobSpecSchema, jobStateSchema, terminalStatuses } from 'cherryq/contract';
 import { InterruptedError } from './errors.ts';
 import { appendNumbered, createNumbered, readLatestNumbered } from './storage/numbered-log.ts';
+import { StorageFullError } from './storage/store.ts';
 import type { Store } from './storage/store.ts';
 
 const stateDigits = 6;
@@ -39,18 +40,17 @@ export class JobFolder {
       const latest = await readState(store, prefix);
       if (latest && terminalStatuses.has(latest.state.status)) return null;
       const attempt = (latest?.state.attempt ?? 0) + 1;
-      const state = newState('running', attempt);
-      if (
-        !(await createNumbered(
-          store,
-          `${prefix}state/`,
-          stateDigits,
-          '.json',
-          (latest?.number ?? 0) + 1,
-          encode(state),
-        ))
-      )
+      const body = encode(newState('running', attempt));
+      const number = (latest?.number ?? 0) + 1;
+      try {
+        if (!(await createNumbered(store, `${prefix}state/`, stateDigits, '.json', number, body))) continue;
+      } catch (error) {
+        const reserve = prefix + jobReserve.path;
+        if (!(error instanceof StorageFullError) || (await store.head(reserve)) === null) throw error;
+        // The attempt will not get far, but it can say why.
+        await store.delete(reserve);
         continue;
+      }
       return new JobFolder(store, prefix, spec, attempt, await firstStart(store, prefix));
     }
   }
@@ -66,27 +66,35 @@ export class JobFolder {
     const now = performance.now();
     if (now - this.lastFlush < flushAfterMs(now - this.startedAt)) return;
     this.lastFlush = now;
-    this.flushing = this.flushing.then(() => this.write());
+    // What cannot be written now is written with what comes next; `flush` says what is wrong.
+    this.flush().catch(() => undefined);
   }
 
-  async flush(): Promise<void> {
-    this.flushing = this.flushing.then(() => this.write());
-    await this.flushing;
+  /** @throws whatever keeps the events from being written */
+  flush(): Promise<void> {
+    const written = this.flushing.then(() => this.write());
+    this.flushing = written.catch(() => undefined);
+    return written;
   }
 
   private async write(): Promise<void> {
     if (this.waiting.length === 0) return;
-    const lines = this.waiting.map((event) => `${JSON.stringify(event)}\n`).join('');
+    const events = this.waiting;
     this.waiting = [];
-    const body = new TextEncoder().encode(lines);
-    this.lastEventNumber = await appendNumbered(
-      this.store,
-      `${this.prefix}events/`,
-      eventDigits,
-      '.ndjson',
-      body,
-      this.lastEventNumber,
-    );
+    const lines = events.map((event) => `${JSON.stringify(event)}\n`).join('');
+    try {
+      this.lastEventNumber = await appendNumbered(
+        this.store,
+        `${this.prefix}events/`,
+        eventDigits,
+        '.ndjson',
+        new TextEncoder().encode(lines),
+        this.lastEventNumber,
+      );
+    } catch (error) {
+      this.waiting = [...events, ...this.waiting];
+      throw error;
+    }
   }
 
   /** @throws InterruptedError when the job was cancelled or another attempt has begun */
@@ -115,6 +123,7 @@ export class JobFolder {
     const latest = await readState(this.store, this.prefix);
     if (!latest || terminalStatuses.has(latest.state.status) || latest.state.attempt !== this.attempt) return;
     const body = encode(newState(status, this.attempt, details));
+    await this.store.delete(this.prefix + jobReserve.path);
     if (!(await createNumbered(this.store, `${this.prefix}state/`, stateDigits, '.json', latest.number + 1, body)))
       return;
     this.emit(event);

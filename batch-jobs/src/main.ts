@@ -29,7 +29,13 @@ async function main(): Promise<number> {
   const job = await JobFolder.claim(store, prefix.endsWith('/') ? prefix : `${prefix}/`);
   if (job === null) return exitCodes.ok;
   try {
-    await runJob({ store, job, forcedEngine: process.env.CHERRYQ_ENGINE, stopRequested: () => stopRequested });
+    await runJob({
+      store,
+      job,
+      forcedEngine: process.env.CHERRYQ_ENGINE,
+      checkpointGapMs: checkpointGapMs(process.env.CHERRYQ_CHECKPOINT_SECONDS),
+      stopRequested: () => stopRequested,
+    });
     return exitCodes.ok;
   } catch (error) {
     return await report(error, store, job);
@@ -49,8 +55,10 @@ async function report(error: unknown, store: Store, job: JobFolder): Promise<num
   if (error instanceof StorageFullError) {
     // Room for the last words: what is half-written is of no use, and checkpoints may be large.
     for (const part of ['artifacts/', 'scratch/', 'checkpoints/']) await store.deletePrefix(job.prefix + part);
-    const advice = 'Free some space, or keep the data on a larger disk (--data-dir), and create the job again.';
-    await job.fail({ fault: 'user', code: 'storage_full', message: `${message} ${advice}`, param: null });
+    const advice = 'Then create the job again; what it had made is removed.';
+    const failure = { fault: 'user' as const, code: 'storage_full', message: `${message} ${advice}`, param: null };
+    // Without room for even that, the exit code and stderr still tell the queue.
+    await job.fail(failure).catch(() => undefined);
     return exitCodes.input;
   }
   if (error instanceof InputError) {
@@ -59,6 +67,16 @@ async function report(error: unknown, store: Store, job: JobFolder): Promise<num
   }
   await job.fail({ fault: 'service', code: 'internal', message, param: null });
   return exitCodes.bug;
+}
+
+/** @throws InputError unless it is absent or a number of at least 0 */
+function checkpointGapMs(seconds: string | undefined): number | undefined {
+  if (!seconds) return undefined;
+  const value = Number(seconds);
+  if (value >= 0 && Number.isFinite(value)) return value * 1000;
+  const name = 'CHERRYQ_CHECKPOINT_SECONDS';
+  const message = `${name} is "${seconds}"; it must be a number of seconds of at least 0, or absent for the default.`;
+  throw new InputError('bad_setting', message, name);
 }
 
 function requiredVariable(name: string, example: string): string | null {

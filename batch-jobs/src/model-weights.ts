@@ -36,6 +36,7 @@ export async function openModel(store: Store, prefix: string): Promise<OpenedMod
   const config = parseModelConfig(folder.configJson);
   const shapes = tensorShapes(config);
   const tokenizer = await openTokenizer(store, prefix);
+  if (folder.format !== 'native') checkTensors(config, folder.tensors);
   checkVocabulary(config, tokenizer.vocabSize);
   const parameters = [...shapes.values()].reduce(
     (sum, shape) => sum + shape.reduce((product, size) => product * size, 1),
@@ -47,7 +48,6 @@ export async function openModel(store: Store, prefix: string): Promise<OpenedMod
     const { read, storedBits } = nativeWeights(store, folder.tensors, native, (name) => shapes.get(name));
     return { ...shared, native, weights: { read }, storedBits };
   }
-  checkTensors(config, folder.tensors);
   const read = async (name: string): Promise<Float32Array> => {
     const info = folder.tensors.get(name);
     if (!info) throw new InputError('missing_tensor', `The weights hold no tensor "${name}".`, name);

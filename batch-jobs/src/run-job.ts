@@ -7,6 +7,7 @@
  * training goes on from its newest checkpoint, the rest is done over, and the bytes come out the same.
  */
 import { createHash } from 'node:crypto';
+import { artifactFormats } from 'cherryq/contract';
 import type { JobSpec, Manifest, Measurement, Phase, Scheme } from 'cherryq/contract';
 import { exporters } from './exporters/registry.ts';
 import type { CompressedModel, Exporter } from './exporters/exporter.ts';
@@ -23,9 +24,9 @@ import { safetensorsBytes } from './formats/safetensors.ts';
 import type { JobFolder } from './job-folder.ts';
 import { methods } from './methods/registry.ts';
 import { isLinear } from './models/decoder-config.ts';
+import type { WeightSource } from './models/decoder.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { checkGroupSize, meanStoredBits, openModel, readAllWeights } from './model-weights.ts';
-import { dequantizeMatrix, noCherries, quantizeMatrix } from './numeric/quantizer.ts';
 import type { PhasePlan } from './progress.ts';
 import { ProgressMeter } from './progress.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
@@ -43,14 +44,19 @@ export interface RunOptions {
   readonly job: JobFolder;
   /** Value of `CHERRYQ_ENGINE`. */
   readonly forcedEngine: string | undefined;
+  /** Least time between two checkpoints of training; default 3 s. */
+  readonly checkpointGapMs?: number;
   /** True once the job should stop at the next safe point, with a checkpoint. */
   readonly stopRequested: () => boolean;
 }
 
+/** A measurement with the mean bits of the quantized layers; null where nothing is quantized. */
+type Measured = Measurement & { readonly bitsPerWeight: number | null };
+
 /** Segments that perplexity is measured on are at most this long, as published. */
 const longestSegment = 2048;
 /** A checkpoint is saved when this much time has passed, or 20 times what the last one took. */
-const leastCheckpointGapMs = 3000;
+const defaultCheckpointGapMs = 3000;
 
 /** @throws InputError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
 export async function runJob(options: RunOptions): Promise<void> {
@@ -107,7 +113,7 @@ export async function runJob(options: RunOptions): Promise<void> {
       const windows = Array.from({ length: impactWindows }, (_, index) => calibration[sampler(index)]);
       study = await makeImpactStudy(model.config, weights, windows, spec.scheme.cherryFraction, async (done) => {
         progress.at('impact', done);
-        await breathe(options);
+        if (await shouldStop(options)) throw stopped();
       });
       await saveImpactStudy(store, checkpoints, identity, study);
     }
@@ -118,8 +124,11 @@ export async function runJob(options: RunOptions): Promise<void> {
   let trained: ReadonlyMap<string, Float32Array> = weights;
   if (method.trains) {
     progress.start('train');
-    const state = resumed ?? createTrainState(weights);
-    await train(options, model, calibration, study, state, steps, identity, progress);
+    const distills = spec.training.loss === 'distillation';
+    // Training changes its arrays in place, and a teacher must stay as it is.
+    const state = resumed ?? createTrainState(distills ? copyOf(weights) : weights);
+    const teacher = distills ? { read: (name: string) => weights.get(name) as Float32Array } : null;
+    await train(options, model, calibration, study, state, teacher, steps, identity, progress);
     records = state.records;
     trained = state.latent;
   }
@@ -140,7 +149,7 @@ export async function runJob(options: RunOptions): Promise<void> {
   // An attempt that died after its manifest: what it vouches for goes last, so the manifest goes first.
   await store.delete(`${artifacts}manifest.json`);
   await store.deletePrefix(artifacts);
-  for (const format of ['native', 'hf'] as const) {
+  for (const format of artifactFormats) {
     if (spec.formats.includes(format)) await writeModel(store, model, compressed, exporters[format], artifacts);
   }
 
@@ -151,15 +160,15 @@ export async function runJob(options: RunOptions): Promise<void> {
   const baseline = await measure.known(['original', fingerprints.model], () => openModel(store, spec.modelPrefix));
   const written = await openModel(store, artifacts + primary.folder);
   const compressedResult = await measure.now(written);
-  const hf = spec.formats.includes('hf') ? await measure.now(await openModel(store, `${artifacts}hf/`)) : null;
+  const copy = spec.formats.includes('hf') && primary !== exporters.hf;
+  const hf = copy ? await measure.now(await openModel(store, `${artifacts}hf/`)) : null;
+  const roundingIdentity = ['rounding', fingerprints.model, spec.scheme.bits, spec.scheme.groupSize];
   const rounding =
-    spec.scheme.method === 'rtn'
-      ? compressedResult
-      : await measure.known(['rounding', fingerprints.model, spec.scheme.bits, spec.scheme.groupSize], () =>
-          writeRounding(store, job, model, spec.scheme),
-        );
+    spec.scheme.method === 'rtn' && primary === exporters.native
+      ? await measure.keep(roundingIdentity, compressedResult)
+      : await measure.known(roundingIdentity, () => writeRounding(store, job, model, spec.scheme));
   await store.deletePrefix(`${job.prefix}scratch/`);
-  const { tensors, bitsPerWeight } = tensorTable(compressed, written);
+  const tensors = await tensorTable(compressed, written);
 
   // 6. Report and manifest: the manifest names every file with its hash and is written last.
   progress.start('report');
@@ -173,7 +182,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     engine: engine.name,
     trainedTokens,
     evaluatedTokens: evaluation.length * tokensPerSegment,
-    rows: reportRows(spec, baseline, rounding, compressedResult, hf, bitsPerWeight, written.native !== null),
+    rows: reportRows(spec.scheme, baseline, rounding, compressedResult, hf),
     losses: records.map(({ step, loss, learningRate }) => ({ step, loss, learningRate })),
     impact: study?.samples ?? [],
     heterogeneity: study?.heterogeneity ?? [],
@@ -200,10 +209,10 @@ export async function runJob(options: RunOptions): Promise<void> {
     engine: engine.name,
     engineReason: engine.reason,
     parameters: model.parameters,
-    baseline,
-    rounding: rounding.perplexity === null ? null : rounding,
-    compressed: { ...compressedResult, bitsPerWeight },
-    hf,
+    baseline: plain(baseline),
+    rounding: rounding.perplexity === null ? null : plain(rounding),
+    compressed: { ...plain(compressedResult), bitsPerWeight: compressedResult.bitsPerWeight ?? 16 },
+    hf: hf && plain(hf),
     trainedTokens,
     evaluatedTokens: report.evaluatedTokens,
     seconds: (Date.now() - job.firstStart.getTime()) / 1000,
@@ -218,11 +227,12 @@ async function train(
   calibration: readonly Int32Array[],
   study: ImpactStudy | null,
   state: TrainState,
+  teacher: WeightSource | null,
   steps: number,
   identity: string,
   progress: Reporter,
 ): Promise<void> {
-  const { store, job } = options;
+  const { store, job, checkpointGapMs = defaultCheckpointGapMs } = options;
   const { scheme, training } = job.spec;
   const sampler = createSampler({ count: calibration.length, seed: training.seed });
   const floor = training.finalLearningRateFraction ?? publishedFloor(scheme.bits);
@@ -230,6 +240,7 @@ async function train(
     {
       config: model.config,
       quantizer: { grid: gridOf(nativeConfig(scheme, study !== null)), cherries: study?.cherries ?? new Map() },
+      teacher,
       schedule: { peak: training.learningRate, totalSteps: steps, warmupFraction: training.warmupFraction, floor },
       adamW: training,
       maxGradNorm: training.maxGradNorm,
@@ -250,24 +261,22 @@ async function train(
   while (trainer.step < steps) {
     const record = await trainer.advance();
     progress.at('train', record.step, record.loss);
-    const stopping = options.stopRequested();
-    if (
-      stopping ||
-      record.step === steps ||
-      performance.now() - savedAt > Math.max(leastCheckpointGapMs, 20 * saveMs)
-    ) {
+    const stopping = await shouldStop(options);
+    if (stopping || record.step === steps || performance.now() - savedAt > Math.max(checkpointGapMs, 20 * saveMs)) {
       saveMs = await save();
       savedAt = performance.now();
     }
-    await breathe(options);
+    if (stopping) throw stopped();
   }
 }
 
-/** Lets signals and timers in, and stops where a stop is safe.  @throws InterruptedError */
-async function breathe(options: RunOptions): Promise<void> {
+/** Lets signals and timers in first: a request to stop can only arrive while the event loop turns. */
+async function shouldStop(options: RunOptions): Promise<boolean> {
   await new Promise((resolve) => setImmediate(resolve));
-  if (options.stopRequested()) throw new InterruptedError('stopped on request');
+  return options.stopRequested();
 }
+
+const stopped = (): InterruptedError => new InterruptedError('stopped on request');
 
 async function calibrationWindows(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
   const { sequenceLength } = spec.training;
@@ -285,14 +294,24 @@ async function calibrationWindows(store: Store, spec: JobSpec, model: OpenedMode
       'training.sequenceLength',
     );
   }
-  const ids = encodeText(await readText(store, spec.calibrationPrefix), model.tokenizer);
+  const ids = encodeText(await jobText(store, spec.calibrationPrefix, 'calibration'), model.tokenizer);
   return packWindows(ids, sequenceLength, model.tokenizer.bosTokenId);
+}
+
+/** The texts of a job may have the same file names, so an error says which of them it is about. */
+async function jobText(store: Store, prefix: string, use: 'calibration' | 'evaluation'): Promise<string> {
+  try {
+    return await readText(store, prefix);
+  } catch (error) {
+    if (!(error instanceof InputError)) throw error;
+    throw new InputError(error.code, `The ${use} text: ${error.message}`, error.param, { cause: error });
+  }
 }
 
 /** Segments of the evaluation text, all of one length; none when the job has no such text. */
 async function evaluationSegments(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
   if (!spec.evaluation || spec.evaluationPrefix === null) return [];
-  return textSegments(model, await readText(store, spec.evaluationPrefix), spec.evaluation.maxTokens);
+  return textSegments(model, await jobText(store, spec.evaluationPrefix, 'evaluation'), spec.evaluation.maxTokens);
 }
 
 /** The text as the perplexity protocol cuts it: one BOS at the start, whole segments, the rest left out. */
@@ -351,7 +370,7 @@ function measurer(
   progress: Reporter,
 ) {
   let measured = 0;
-  const now = async (model: OpenedModel): Promise<Measurement> => {
+  const now = async (model: OpenedModel): Promise<Measured> => {
     const before = measured++;
     const perplexity =
       segments.length === 0
@@ -361,84 +380,60 @@ function measurer(
               progress.at('evaluate', before + share),
             )
           ).perplexity;
-    return { perplexity, sizeBytes: model.folder.weightBytes };
+    return { perplexity, sizeBytes: model.folder.weightBytes, bitsPerWeight: meanStoredBits(model) };
   };
-  const known = async (identity: readonly unknown[], open: () => Promise<OpenedModel>): Promise<Measurement> => {
+  const keyOf = (identity: readonly unknown[]): string => {
     const all = [version, engine.name, textFingerprint, segments.length, segments[0]?.length, ...identity];
-    const key = `${job.tenantPrefix}measurements/${sha256(JSON.stringify(all))}.json`;
-    const kept = await store.get(key);
-    if (kept !== null) {
-      measured++;
-      return JSON.parse(new TextDecoder().decode(kept)) as Measurement;
-    }
-    const measurement = await now(await open());
-    await store.put(key, utf8(JSON.stringify(measurement)));
+    return `${job.tenantPrefix}measurements/${sha256(JSON.stringify(all))}.json`;
+  };
+  const keep = async (identity: readonly unknown[], measurement: Measured): Promise<Measured> => {
+    await store.put(keyOf(identity), utf8(JSON.stringify(measurement)));
     return measurement;
   };
-  return { now, known };
+  const known = async (identity: readonly unknown[], open: () => Promise<OpenedModel>): Promise<Measured> => {
+    const kept = await store.get(keyOf(identity));
+    if (kept === null) return keep(identity, await now(await open()));
+    measured++;
+    return JSON.parse(new TextDecoder().decode(kept)) as Measured;
+  };
+  return { now, known, keep };
 }
 
 function reportRows(
-  spec: JobSpec,
-  baseline: Measurement,
-  rounding: Measurement,
-  compressed: Measurement,
-  hf: Measurement | null,
-  bitsPerWeight: number,
-  packed: boolean,
+  scheme: Scheme,
+  baseline: Measured,
+  rounding: Measured,
+  compressed: Measured,
+  hf: Measured | null,
 ): ReportData['rows'] {
-  const { method, bits } = spec.scheme;
-  const rows: ReportData['rows'] = [
-    { role: 'original', label: 'Original', note: 'as uploaded', bitsPerWeight: null, ...baseline },
-  ];
-  if (method !== 'rtn') {
-    rows.push({
-      role: 'rounding',
-      label: 'Plain rounding',
-      note: `${bits} bits, no training`,
-      bitsPerWeight: null,
-      ...rounding,
-    });
+  const packed = compressed.bitsPerWeight !== null;
+  const name = { rtn: 'Plain rounding', qat: 'QAT', cherryq: 'CherryQ' }[scheme.method];
+  const rows: ReportData['rows'] = [{ role: 'original', label: 'Original', note: 'as uploaded', ...baseline }];
+  if (scheme.method !== 'rtn') {
+    rows.push({ role: 'rounding', label: 'Plain rounding', note: `${scheme.bits} bits, no training`, ...rounding });
   }
-  rows.push({
-    role: 'job',
-    label: method === 'rtn' ? 'Plain rounding' : method === 'qat' ? 'QAT' : 'CherryQ',
-    note: packed ? 'packed' : 'float16',
-    bitsPerWeight,
-    ...compressed,
-  });
-  if (hf && packed)
-    rows.push({ role: 'hf', label: 'The same in float16', note: 'opens in any loader', bitsPerWeight: null, ...hf });
+  rows.push({ role: 'job', label: name, note: packed ? 'packed' : 'float16', ...compressed });
+  if (hf && packed) rows.push({ role: 'hf', label: 'Float16 copy', note: 'opens in any loader', ...hf });
   return rows;
 }
 
 /** What each quantized layer costs and how far it is from the weights that it was made from. */
-function tensorTable(
-  compressed: CompressedModel,
-  written: OpenedModel,
-): { tensors: ReportData['tensors']; bitsPerWeight: number } {
-  const config = nativeConfig(compressed.scheme, compressed.keepsCherries);
-  const tensors = [...compressed.shapes]
-    .filter(([name]) => compressed.isQuantized(name))
-    .map(([name, shape]) => {
-      const weight = compressed.weights.get(name) as Float32Array;
-      const stored = dequantizeMatrix(
-        quantizeMatrix(weight, shape[1], gridOf(config), compressed.cherries.get(name) ?? noCherries),
-      );
-      let error = 0;
-      let norm = 0;
-      for (let i = 0; i < weight.length; i++) {
-        error += (stored[i] - weight[i]) ** 2;
-        norm += weight[i] ** 2;
-      }
-      return {
-        name,
-        shape,
-        bitsPerWeight: written.storedBits(name) ?? 16,
-        relativeError: norm === 0 ? 0 : Math.sqrt(error / norm),
-      };
-    });
-  return { tensors, bitsPerWeight: meanStoredBits(written) ?? 16 };
+async function tensorTable(compressed: CompressedModel, written: OpenedModel): Promise<ReportData['tensors']> {
+  const table: ReportData['tensors'] = [];
+  for (const [name, shape] of compressed.shapes) {
+    if (!compressed.isQuantized(name)) continue;
+    const weight = compressed.weights.get(name) as Float32Array;
+    const stored = await written.weights.read(name);
+    let error = 0;
+    let norm = 0;
+    for (let i = 0; i < weight.length; i++) {
+      error += (stored[i] - weight[i]) ** 2;
+      norm += weight[i] ** 2;
+    }
+    const relativeError = norm === 0 ? 0 : Math.sqrt(error / norm);
+    table.push({ name, shape, bitsPerWeight: written.storedBits(name) ?? 16, relativeError });
+  }
+  return table;
 }
 
 /** Every file under a prefix with size and hash, by path. */
@@ -457,11 +452,18 @@ async function listFiles(store: Store, prefix: string): Promise<Manifest['files'
 /** Cost of each phase, in tokens run forward once; a backward pass costs two more. */
 function planOf(spec: JobSpec, steps: number, impactWindows: number, evaluation: readonly Int32Array[]): PhasePlan[] {
   const { batchSize, sequenceLength } = spec.training;
-  const evaluations = 2 + (spec.scheme.method === 'rtn' ? 0 : 1) + (spec.formats.length === 2 ? 1 : 0);
+  const distills = spec.training.loss === 'distillation';
+  const roundingApart = spec.scheme.method !== 'rtn' || !spec.formats.includes('native');
+  const evaluations = 2 + (roundingApart ? 1 : 0) + (spec.formats.length === 2 ? 1 : 0);
   const evaluationTokens = evaluation.length * (evaluation[0]?.length ?? 0);
   return [
     { phase: 'impact', units: impactWindows, unitCost: 3 * sequenceLength, unitTokens: sequenceLength },
-    { phase: 'train', units: steps, unitCost: 3 * batchSize * sequenceLength, unitTokens: batchSize * sequenceLength },
+    {
+      phase: 'train',
+      units: steps,
+      unitCost: (distills ? 4 : 3) * batchSize * sequenceLength,
+      unitTokens: batchSize * sequenceLength,
+    },
     { phase: 'export', units: 1, unitCost: 1, unitTokens: 0 },
     { phase: 'evaluate', units: evaluations, unitCost: evaluationTokens, unitTokens: evaluationTokens },
     { phase: 'report', units: 1, unitCost: 1, unitTokens: 0 },
@@ -494,5 +496,8 @@ class Reporter {
   }
 }
 
+const copyOf = (weights: ReadonlyMap<string, Float32Array>): Map<string, Float32Array> =>
+  new Map([...weights].map(([name, values]) => [name, values.slice()]));
+const plain = ({ perplexity, sizeBytes }: Measured): Measurement => ({ perplexity, sizeBytes });
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');

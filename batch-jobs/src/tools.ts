@@ -5,6 +5,7 @@ import { textOf } from './data/text.ts';
 import { openEngine } from './engine/engine.ts';
 import { InputError } from './errors.ts';
 import { measurePerplexity } from './evaluation/perplexity.ts';
+import { assertFinite } from './formats/model-folder.ts';
 import { meanStoredBits, openModel, schemeOf } from './model-weights.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { Decoder } from './models/decoder.ts';
@@ -170,9 +171,13 @@ function pick(logits: Float32Array, temperature: number, random: () => number): 
   return best;
 }
 
-/** Weights kept in memory once read: tools read each of them many times. */
+/** Weights kept in memory once read: tools read each of them many times.  @throws InputError naming one that is not finite */
 async function cached(model: OpenedModel): Promise<{ read(name: string): Float32Array }> {
   const weights = new Map<string, Float32Array>();
-  for (const name of model.shapes.keys()) weights.set(name, await model.weights.read(name));
+  for (const name of model.shapes.keys()) {
+    const values = await model.weights.read(name);
+    assertFinite(values, name);
+    weights.set(name, values);
+  }
   return { read: (name) => weights.get(name) as Float32Array };
 }

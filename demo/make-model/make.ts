@@ -86,6 +86,7 @@ const trainer = new Trainer(
   {
     config,
     quantizer: null,
+    teacher: null,
     schedule: { peak, totalSteps, warmupFraction: 0.05, floor: 0.05 },
     adamW: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 },
     maxGradNorm: 1,

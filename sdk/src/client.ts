@@ -94,7 +94,7 @@ export class Transport {
   async json<Result>(call: Call, options: RequestOptions = {}): Promise<Result> {
     return this.#withRetries(call, options, async (response, timer, requestId) => {
       const text = await response.text();
-      timer.stop();
+      timer.end();
       if (text === '') return undefined as Result;
       try {
         return JSON.parse(text) as Result;
@@ -150,7 +150,7 @@ export class Transport {
         log(null, null);
         return result;
       } catch (cause) {
-        timer.stop();
+        timer.end();
         const error = this.#translate(cause, call, options, timer, requestId);
         if (!(error instanceof CherryQError)) throw error;
         const delayMs = delayBeforeRetry(error, attempt, maxRetries);
@@ -228,6 +228,7 @@ class IdleTimer {
   /** What the body that was to be sent threw, such as a file that cannot be read. */
   bodyError: unknown;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #isOver = false;
 
   constructor(
     readonly timeoutMs: number,
@@ -240,6 +241,7 @@ class IdleTimer {
   /** Starts the count again, with so much more time. */
   allow(extraMs: number): void {
     clearTimeout(this.#timer);
+    if (this.#isOver) return;
     const expire = (): void => {
       this.expired = true;
       this.#controller.abort(new Error('timeout'));
@@ -251,9 +253,15 @@ class IdleTimer {
     clearTimeout(this.#timer);
   }
 
+  /** For good: an answer may come before the last part of what is sent has been taken, which would start it again. */
+  end(): void {
+    this.#isOver = true;
+    this.stop();
+  }
+
   /** Ends the request under way. */
   abort(): void {
-    this.stop();
+    this.end();
     this.#controller.abort(new Error('cancelled'));
   }
 }

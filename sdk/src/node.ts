@@ -9,10 +9,22 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { integrityError } from './artifacts.ts';
-import type { ArtifactFile, CreateJob, Dataset, Job, JobEvent, JobResult, Manifest, Model } from './contract/index.ts';
+import type {
+  ArtifactFile,
+  CreateJob,
+  Dataset,
+  Job,
+  JobEvent,
+  JobResult,
+  Manifest,
+  Model,
+  UploadFile,
+} from './contract/index.ts';
 import { InputError, JobFailedError } from './errors.ts';
-import type { CherryQ, UploadProgress, UploadSource } from './index.ts';
+import type { CherryQ, RequestBody, UploadProgress } from './index.ts';
 import { delayBeforeRetry, sleep } from './retry.ts';
+
+type FileSource = UploadFile & RequestBody;
 
 export interface TransferOptions {
   signal?: AbortSignal;
@@ -68,6 +80,12 @@ export interface Compression {
 export async function compress(client: CherryQ, options: CompressOptions): Promise<Compression> {
   const { signal, scheme, training, formats, metadata, evaluationTokens } = options;
   const transfer = { signal, onProgress: options.onUpload };
+  if (scheme?.method !== 'rtn' && options.calibration === undefined)
+    throw new InputError(
+      'missing_calibration',
+      `method ${scheme?.method ?? 'cherryq'} trains on text: give calibration, a text file or the id of a dataset; only rtn needs none`,
+      'calibration',
+    );
   await checkOut(options.out, options.model);
   const modelId = (await isUploaded(options.model))
     ? options.model
@@ -105,19 +123,20 @@ export async function downloadResult(
 export async function uploadModelFolder(
   client: CherryQ,
   folder: string,
-  options: TransferOptions = {},
+  options: TransferOptions & { /** Default: the folder's. */ name?: string } = {},
 ): Promise<Model> {
   const names = await modelFiles(folder);
-  const files: UploadSource[] = [];
+  const files: FileSource[] = [];
   for (const name of names) files.push(await describeFile(join(folder, name), name, options.signal));
-  return client.models.upload({ name: nameOf(folder), files }, options);
+  return client.models.upload({ name: options.name ?? nameOf(folder), files }, options);
 }
 
 /** Uploads a text as a dataset of one file.  @throws InputError when it cannot be read or is empty */
 export async function uploadTextFile(client: CherryQ, path: string, options: TransferOptions = {}): Promise<Dataset> {
   await requireFile(path);
-  const source = await describeFile(path, 'text.txt', options.signal);
-  if ('sizeBytes' in source && source.sizeBytes === 0)
+  // The ending tells the trainer how to read it.
+  const source = await describeFile(path, path.endsWith('.jsonl') ? 'text.jsonl' : 'text.txt', options.signal);
+  if (source.sizeBytes === 0)
     throw new InputError('empty_text', `${path} is empty; give a file with plain text in UTF-8`, path);
   return client.datasets.upload({ name: nameOf(path), files: [source] }, options);
 }
@@ -181,6 +200,7 @@ async function downloadFile(
       }
       return await rename(part, target);
     } catch (error) {
+      signal?.throwIfAborted();
       const delayMs = delayBeforeRetry(error, attempt, maxDownloadRetries);
       if (delayMs === null) throw error;
       await sleep(delayMs, signal);
@@ -224,7 +244,8 @@ async function isRight(path: string, file: ArtifactFile, signal?: AbortSignal): 
   return (await addFile(createHash('sha256'), path, signal)).digest('hex') === file.sha256;
 }
 
-async function describeFile(file: string, path: string, signal?: AbortSignal): Promise<UploadSource> {
+/** @param path name that the file gets on the server */
+async function describeFile(file: string, path: string, signal?: AbortSignal): Promise<FileSource> {
   const { size } = await stat(file);
   const sha256 = (await addFile(createHash('sha256'), file, signal)).digest('hex');
   const open = (): ReadableStream<Uint8Array> =>

@@ -20,7 +20,7 @@ export interface UploadOptions extends RequestOptions {
 }
 
 export interface UploadProgress {
-  /** The file just sent. */
+  /** The file that is being sent. */
   path: string;
   sentBytes: number;
   /** What the server lacked in the beginning. */
@@ -86,9 +86,11 @@ export class Uploads<Upload extends Model | Dataset> {
     const totalBytes = toSend.reduce((sum, source) => sum + source.sizeBytes, 0);
     let sentBytes = 0;
     for (const source of toSend) {
-      await this.putFile(upload.id, source.path, source, rest);
+      const report = (bytes: number): void =>
+        onProgress?.({ path: source.path, sentBytes: sentBytes + bytes, totalBytes });
+      await this.putFile(upload.id, source.path, counted(source, report), rest);
       sentBytes += source.sizeBytes;
-      onProgress?.({ path: source.path, sentBytes, totalBytes });
+      report(0);
     }
     return this.complete(upload.id, rest);
   }
@@ -114,6 +116,26 @@ async function described(source: UploadSource): Promise<UploadFile & RequestBody
     ]).arrayBuffer(),
   );
   return { path, sizeBytes: bytes.byteLength, sha256: await sha256Of(bytes), open: () => bytes };
+}
+
+/** Tells, of a stream, how much of it was taken; every try begins from nothing. */
+function counted({ sizeBytes, open }: RequestBody, onBytes: (bytes: number) => void): RequestBody {
+  const count = (): TransformStream<Uint8Array, Uint8Array> => {
+    let bytes = 0;
+    return new TransformStream({
+      transform(chunk, controller) {
+        onBytes((bytes += chunk.byteLength));
+        controller.enqueue(chunk);
+      },
+    });
+  };
+  return {
+    sizeBytes,
+    open() {
+      const content = open();
+      return content instanceof ReadableStream ? content.pipeThrough(count()) : content;
+    },
+  };
 }
 
 /** SHA-256 over the lines `<path> <sha256>\n` in ascending order of path, by UTF-16 code units. */

@@ -7,6 +7,16 @@ export function goldenBytes(name: string): Uint8Array {
   return new Uint8Array(readFileSync(new URL(name, folder)));
 }
 
+/** What `make_<name>.py` wrote; its arrays are base64 of their bytes, for `unpack`. */
+export function golden<Content>(name: string): Content {
+  return JSON.parse(readFileSync(new URL(`${name}.json`, folder), 'utf8'));
+}
+
+/** The array that `packed` in golden_file.py wrote, e.g. `unpack(Float32Array, text)`. */
+export function unpack<Values>(type: { new (buffer: ArrayBuffer): Values }, base64: string): Values {
+  return new type(Uint8Array.from(Buffer.from(base64, 'base64')).buffer);
+}
+
 /** What `make_formats.py` writes: reference conversions, and the tensors of `formats.safetensors`. */
 export interface FormatsGolden {
   /** Numbers, or the names of those that JSON has not. */

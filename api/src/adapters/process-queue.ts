@@ -38,7 +38,7 @@ export interface ProcessQueueOptions {
   storeUrl: string;
   clock: Clock;
   logger: Logger;
-  /** Jobs that run at the same time; a worker uses all cores, so more than one rarely pays. */
+  /** Jobs that run at the same time; a native engine uses all cores, WebAssembly one for each job. */
   concurrency?: number;
   /** Program of the worker; default: the trainer of this installation. */
   trainerEntry?: string;

@@ -60,7 +60,7 @@ export function mendWasmKernels(): void {
   });
 }
 
-/** a [..., m, k] x b [..., k, n] -> [..., m, n]; leading dimensions equal, or 1 on one side; either operand transposed. */
+/** a [..., m, k] x b [..., k, n] -> [..., m, n]; leading dimensions broadcast as in NumPy; either operand transposed. */
 function batchMatMul(call: {
   inputs: { a: tf.TensorInfo; b: tf.TensorInfo };
   backend: WasmInsides;
@@ -72,17 +72,16 @@ function batchMatMul(call: {
   const [m, k] = a.shape.slice(-2);
   const n = b.shape[b.shape.length - 1];
   const batchShape = tf.broadcast_util.assertAndGetBroadcastShape(a.shape.slice(0, -2), b.shape.slice(0, -2));
-  const batch = tf.util.sizeFromShape(batchShape);
-  const aStep = tf.util.sizeFromShape(a.shape) === m * k ? 0 : m * k;
-  const bStep = tf.util.sizeFromShape(b.shape) === k * n ? 0 : k * n;
+  const aMatrices = matricesOf(a.shape.slice(0, -2), batchShape);
+  const bMatrices = matricesOf(b.shape.slice(0, -2), batchShape);
 
   const out = backend.makeOutput([...batchShape, m, n], 'float32');
   const aData = backend.dataIdMap.get(a.dataId);
   const bData = backend.dataIdMap.get(b.dataId);
   const outData = backend.dataIdMap.get(out.dataId);
-  for (let i = 0; i < batch; i++) {
-    const aView = view(backend, aData, i * aStep, m * k);
-    const bView = view(backend, bData, i * bStep, k * n);
+  for (let i = 0; i < aMatrices.length; i++) {
+    const aView = view(backend, aData, aMatrices[i] * m * k, m * k);
+    const bView = view(backend, bData, bMatrices[i] * k * n, k * n);
     const outView = view(backend, outData, i * m * n, m * n);
     product?.(aView, shapeBytes([1, m, k]), 3, bView, shapeBytes([1, k, n]), 3, false, false, outView);
     for (const id of [aView, bView, outView]) backend.wasm.tfjs.disposeData(id);
@@ -90,6 +89,16 @@ function batchMatMul(call: {
   if (a !== call.inputs.a) backend.disposeData(a.dataId);
   if (b !== call.inputs.b) backend.disposeData(b.dataId);
   return out;
+}
+
+/** For each matrix of the broadcast batch, which one of an operand's it takes.  @param shape the operand's leading dimensions */
+function matricesOf(shape: number[], batchShape: number[]): number[] {
+  let matrices = [0];
+  batchShape.forEach((size, axis) => {
+    const own = shape[axis - (batchShape.length - shape.length)] ?? 1;
+    matrices = matrices.flatMap((matrix) => Array.from({ length: size }, (_, i) => matrix * own + (own === 1 ? 0 : i)));
+  });
+  return matrices;
 }
 
 /**

@@ -1,7 +1,7 @@
 /**
  * Perplexity by the published protocol: the text's tokens, one BOS before them, cut into floor(n / length) segments; each
  * predicts its tokens but the first; exp of the mean negative log-likelihood. A rest shorter than a segment is left out.
- * @source methods.md 1.9 (evaluate_perplexity.py)
+ * @source evaluate_perplexity.py of the published CherryQ code, which follows the one of GPTQ
  */
 import type { DecoderConfig } from '../models/decoder-config.ts';
 import { Decoder } from '../models/decoder.ts';

@@ -151,7 +151,10 @@ export function nativeWeights(
   return {
     async read(name) {
       const plain = tensors.get(name);
-      if (plain) return readTensor(store, plain);
+      if (plain) {
+        checkShape(plain, shape(name));
+        return readTensor(store, plain);
+      }
       return dequantizeMatrix(await readMatrix(store, name, shape(name), config, (suffix) => part(name, suffix)));
     },
     storedBits(name) {
@@ -165,6 +168,15 @@ export function nativeWeights(
   };
 }
 
+function checkShape(info: TensorInfo, wanted: readonly number[] | undefined): void {
+  if (wanted && info.shape.length === wanted.length && wanted.every((size, axis) => size === info.shape[axis])) return;
+  throw new InputError(
+    'tensor_shape',
+    `"${info.name}" has shape [${info.shape.join(', ')}]; config.json asks for ${wanted ? `[${wanted.join(', ')}]` : 'none'}. The config is of another file, or the file is damaged.`,
+    info.name,
+  );
+}
+
 async function readMatrix(
   store: Store,
   name: string,
@@ -172,8 +184,9 @@ async function readMatrix(
   config: NativeConfig,
   part: (suffix: string) => TensorInfo | undefined,
 ): Promise<QuantizedMatrix> {
-  if (!shape || shape.length !== 2)
-    throw new InputError('missing_tensor', `The weights hold no tensor "${name}".`, name);
+  if (!shape || shape.length !== 2 || !part('qweight')) {
+    throw new InputError('missing_tensor', `The weights hold no tensor "${name}", packed or not.`, name);
+  }
   const [rows, columns] = shape;
   const grid = gridOf(config);
   const perRow = config.cherry_fraction > 0 ? cherryCount(columns, config.cherry_fraction) : 0;

@@ -1,4 +1,4 @@
 import type { MethodDefinition } from './method.ts';
 
-/** Plain quantization-aware training: CherryQ without cherries, the baseline of the paper.  @source methods.md 1.4, 2.2 */
+/** Plain quantization-aware training: CherryQ without cherries, the baseline of the paper.  @source Cui & Wang 2024, section 6 */
 export const qat: MethodDefinition = { keepsCherries: false, trains: true };

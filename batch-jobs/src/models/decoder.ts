@@ -1,5 +1,5 @@
 /**
- * The streamed walk over a decoder (design.md, "The trainer is streamed by blocks"): only one block's weights are on the
+ * The streamed walk over a decoder (docs/architecture.md): only one block's weights are on the
  * device at a time, and the head goes over the tokens in chunks. Weights come from, and gradients go to, host memory.
  */
 import * as tf from '@tensorflow/tfjs-core';
@@ -22,6 +22,7 @@ import {
   headLoss,
   headLossBackward,
   linear,
+  oneHot,
   rmsNorm,
   rmsNormBackward,
 } from './layers.ts';
@@ -31,13 +32,21 @@ export interface WeightSource {
   read(name: string): Promise<Float32Array> | Float32Array;
 }
 
+/** Distribution that the tokens `from` to `until` (exclusive) should have, [tokens, vocabSize]; the caller disposes of it. */
+type Wanted = (from: number, until: number) => Tensor2D;
+
 /** Takes the gradient of one tensor; the array is the callee's. */
 export type GradientConsumer = (name: string, gradient: Float32Array) => void;
 
-/** Logits of the head held at once; 16 MB in float32. */
-const logitsBudget = 4 * 1024 * 1024;
-/** Activations kept between the forward and the backward pass; above this a block is run again instead. */
-const keptBytesBudget = 512 * 1024 * 1024;
+export interface DecoderLimits {
+  /** Logits of the head held at once. */
+  readonly logits: number;
+  /** Bytes of activations kept between the forward and the backward pass; above this a block is run again instead. */
+  readonly keptBytes: number;
+}
+
+/** 16 MB of logits, 512 MB of activations. */
+const defaultLimits: DecoderLimits = { logits: 4 * 1024 * 1024, keptBytes: 512 * 1024 * 1024 };
 
 export class Decoder {
   private readonly shapes: Map<string, number[]>;
@@ -45,6 +54,7 @@ export class Decoder {
   constructor(
     readonly config: DecoderConfig,
     private readonly weights: WeightSource,
+    private readonly limits: DecoderLimits = defaultLimits,
   ) {
     this.shapes = tensorShapes(config);
   }
@@ -53,19 +63,21 @@ export class Decoder {
    * Loss of a batch and its gradients, block by block from the last to the first.
    * @param windows token ids, all of one length; each token but a window's first is predicted from those before it
    * @param gradientScale factor on the sum of the tokens' losses before it is differentiated
-   * @returns sum of the negative log-likelihoods, in nats, over windows x (length - 1) tokens
+   * @param teacher model of the same shape whose distribution is learned in place of the text's next tokens
+   * @returns sum of the cross-entropies, in nats, over windows x (length - 1) tokens
    */
   async lossAndGradients(
     windows: readonly Int32Array[],
     gradientScale: number,
     consume: GradientConsumer,
+    teacher: Decoder | null = null,
   ): Promise<number> {
     const { config } = this;
     const length = windows[0].length - 1;
     const positions = createPositions(config, windows.length, length);
     const embedding = await this.weights.read(embeddingName);
     const inputs = joinTokens(windows, 0, length);
-    const keep = this.keptBytes(windows.length, length) <= keptBytesBudget;
+    const keep = this.keptBytes(windows.length, length) <= this.limits.keptBytes;
 
     // 1. Forward: keep each block's input, or, where memory allows, all that its backward pass needs.
     let x = this.embed(embedding, inputs);
@@ -84,13 +96,11 @@ export class Decoder {
 
     // 2. The final norm and the head, in chunks of tokens.
     const targets = joinTokens(windows, 1, length + 1);
-    const head = await this.headBackward(
-      x,
-      targets,
-      gradientScale,
-      config.tieWordEmbeddings ? embedding : null,
-      consume,
-    );
+    const taught = teacher && (await teacher.probabilities(inputs, positions));
+    const wanted: Wanted = taught?.at ?? ((from, until) => oneHot(targets.slice(from, until), config.vocabSize));
+    const tied = config.tieWordEmbeddings ? embedding : null;
+    const head = await this.headBackward(x, wanted, gradientScale, tied, consume);
+    taught?.dispose();
     x.dispose();
     let dy = head.dx;
 
@@ -169,7 +179,9 @@ export class Decoder {
         rmsNorm(tf.tensor2d(batch.hidden, [batch.count * length, config.hiddenSize]), norm, config.rmsNormEps),
       );
       for (const { from, until } of this.chunks(batch.targets.length)) {
-        const losses = tf.tidy(() => headLoss(rowsOf(x, from, until), head, batch.targets.slice(from, until)));
+        const losses = tf.tidy(() =>
+          headLoss(rowsOf(x, from, until), head, oneHot(batch.targets.slice(from, until), config.vocabSize)),
+        );
         result.set((await losses.data()) as Float32Array, done + from);
         losses.dispose();
       }
@@ -211,9 +223,29 @@ export class Decoder {
     return values;
   }
 
+  /** What this model gives as next tokens, chunk by chunk, so that its probabilities never exist whole. */
+  private async probabilities(tokens: Int32Array, positions: Positions): Promise<{ at: Wanted; dispose(): void }> {
+    const { config } = this;
+    const embedding = await this.weights.read(embeddingName);
+    let x = this.embed(embedding, tokens);
+    for (let block = 0; block < config.numHiddenLayers; block++) {
+      const weights = await this.upload(block);
+      const input = x;
+      x = tf.tidy(() => blockForward(config, weights, input, positions).y);
+      tf.dispose([Object.values(weights), input]);
+    }
+    const { norm, head } = await this.uploadHead(config.tieWordEmbeddings ? embedding : null);
+    const normed = tf.tidy(() => rmsNorm(x, norm, config.rmsNormEps));
+    tf.dispose([norm, x]);
+    return {
+      at: (from, until) => tf.tidy(() => tf.softmax(linear(rowsOf(normed, from, until), head))),
+      dispose: () => tf.dispose([normed, head]),
+    };
+  }
+
   private async headBackward(
     x: Tensor2D,
-    targets: Int32Array,
+    wanted: Wanted,
     scale: number,
     tied: Float32Array | null,
     consume: GradientConsumer,
@@ -224,10 +256,8 @@ export class Decoder {
     let loss = 0;
     let dHead: Tensor2D = tf.zeros(head.shape);
     const dNormedChunks: Tensor2D[] = [];
-    for (const { from, until } of this.chunks(targets.length)) {
-      const part = tf.tidy(() =>
-        headLossBackward(rowsOf(normed, from, until), head, targets.slice(from, until), scale),
-      );
+    for (const { from, until } of this.chunks(x.shape[0])) {
+      const part = tf.tidy(() => headLossBackward(rowsOf(normed, from, until), head, wanted(from, until), scale));
       for (const value of part.losses.dataSync()) loss += value;
       const sum: Tensor2D = tf.add(dHead, part.dHead);
       tf.dispose([dHead, part.dHead, part.losses]);
@@ -243,7 +273,7 @@ export class Decoder {
   }
 
   private chunks(tokens: number): { from: number; until: number }[] {
-    const size = Math.max(1, Math.min(tokens, Math.floor(logitsBudget / this.config.vocabSize)));
+    const size = Math.max(1, Math.min(tokens, Math.floor(this.limits.logits / this.config.vocabSize)));
     const chunks = [];
     for (let from = 0; from < tokens; from += size) chunks.push({ from, until: Math.min(from + size, tokens) });
     return chunks;

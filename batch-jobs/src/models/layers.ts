@@ -263,13 +263,14 @@ export function blockBackward(
  * Cross-entropy of each token, from the logits of the head.
  * log-sum-exp comes from the softmax at the largest logit, so it neither overflows nor needs a second exponential.
  *
- * @param x [tokens, hiddenSize], after the final norm   @param head [vocabSize, hiddenSize]   @param targets token ids
- * @returns negative log-likelihoods [tokens] in nats; with `weight`, the gradients of sum(weight * nll) as well
+ * @param x [tokens, hiddenSize], after the final norm   @param head [vocabSize, hiddenSize]
+ * @param wanted [tokens, vocabSize], what each token should be: `oneHot` ids, or another model's probabilities
+ * @returns sum over the vocabulary of -wanted * log(probability), [tokens], in nats
  */
-export function headLoss(x: Tensor2D, head: Tensor2D, targets: Int32Array): Tensor1D {
+export function headLoss(x: Tensor2D, head: Tensor2D, wanted: Tensor2D): Tensor1D {
   return tf.tidy(() => {
     const logits = linear(x, head);
-    return negativeLogLikelihood(logits, tf.softmax(logits), oneHot(targets, head.shape[0]));
+    return crossEntropy(logits, tf.softmax(logits), wanted);
   });
 }
 
@@ -277,25 +278,25 @@ export function headLoss(x: Tensor2D, head: Tensor2D, targets: Int32Array): Tens
 export function headLossBackward(
   x: Tensor2D,
   head: Tensor2D,
-  targets: Int32Array,
+  wanted: Tensor2D,
   scale: number,
 ): { losses: Tensor1D; dx: Tensor2D; dHead: Tensor2D } {
   return tf.tidy(() => {
     const logits = linear(x, head);
     const probabilities = tf.softmax(logits);
-    const hot = oneHot(targets, head.shape[0]);
-    const losses = negativeLogLikelihood(logits, probabilities, hot);
-    const dLogits: Tensor2D = tf.mul(tf.sub(probabilities, hot), scale);
+    const losses = crossEntropy(logits, probabilities, wanted);
+    const dLogits: Tensor2D = tf.mul(tf.sub(probabilities, wanted), scale);
     const { dx, dWeight } = linearBackward(x, head, dLogits);
     return { losses, dx, dHead: dWeight };
   });
 }
 
-function oneHot(targets: Int32Array, vocabSize: number): Tensor2D {
-  return tf.cast(tf.oneHot(tf.tensor1d(targets, 'int32'), vocabSize), 'float32') as Tensor2D;
+/** [tokens, vocabSize], 1 at each token's id. */
+export function oneHot(ids: Int32Array, vocabSize: number): Tensor2D {
+  return tf.cast(tf.oneHot(tf.tensor1d(ids, 'int32'), vocabSize), 'float32') as Tensor2D;
 }
 
-function negativeLogLikelihood(logits: Tensor2D, probabilities: Tensor2D, hot: Tensor2D): Tensor1D {
+function crossEntropy(logits: Tensor2D, probabilities: Tensor2D, wanted: Tensor2D): Tensor1D {
   const logSumExp = tf.sub(tf.max(logits, 1), tf.log(tf.max(probabilities, 1)));
-  return tf.sub(logSumExp, tf.sum(tf.mul(logits, hot), 1));
+  return tf.sub(logSumExp, tf.sum(tf.mul(logits, wanted), 1));
 }

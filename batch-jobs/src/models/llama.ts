@@ -5,6 +5,9 @@
 import { InputError } from '../errors.ts';
 import type { DecoderConfig, ModelFamily } from './decoder-config.ts';
 
+/** The tensors of every layer are named before any is looked for, so a config must not ask for billions. */
+const mostLayers = 10_000;
+
 export const llama: ModelFamily = {
   architectures: ['LlamaForCausalLM'],
   parseConfig(config): DecoderConfig {
@@ -29,7 +32,7 @@ export const llama: ModelFamily = {
       vocabSize: positiveInteger(config, 'vocab_size'),
       hiddenSize,
       intermediateSize: positiveInteger(config, 'intermediate_size'),
-      numHiddenLayers: positiveInteger(config, 'num_hidden_layers'),
+      numHiddenLayers: positiveInteger(config, 'num_hidden_layers', undefined, mostLayers),
       numAttentionHeads,
       numKeyValueHeads,
       headDim,
@@ -55,10 +58,10 @@ function ropeTheta(config: Record<string, unknown>): number {
   return positiveNumber(config, 'rope_theta', 10_000);
 }
 
-function positiveInteger(config: Record<string, unknown>, field: string, fallback?: number): number {
+function positiveInteger(config: Record<string, unknown>, field: string, fallback?: number, largest = 2 ** 31): number {
   const value = config[field] ?? fallback;
-  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1 || value > 2 ** 31) {
-    throw badConfig(field, value, 'a positive whole number');
+  if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < 1 || value > largest) {
+    throw badConfig(field, value, `a whole number from 1 to ${largest}`);
   }
   return value;
 }

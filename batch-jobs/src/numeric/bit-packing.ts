@@ -2,7 +2,7 @@
  * Dense streams of small unsigned integers: value i takes bits `i * bits` and up, least significant bit first, and bit k
  * of the stream is bit `k % 8` of byte `k / 8`. Unused bits of the last byte are zero.
  *
- * @source methods.md 1.6 (the published code packs 3 bits so: 8 values in 3 bytes)
+ * @source the published CherryQ code packs 3 bits so: 8 values in 3 bytes
  */
 
 /** Bytes that `count` values take. */

@@ -1,7 +1,7 @@
 /**
  * How far the most important hundredth of a matrix's weights stands out from the rest:
  *   score = mean(top 1 % of f) / max(bottom 99 % of f)
- * @source methods.md 1.3 (NeurIPS text, equation 4)
+ * @source Cui & Wang 2024, equation 4
  */
 export function heterogeneityScore(values: Float32Array): number {
   const sorted = Float32Array.from(values, Math.abs).sort();

@@ -5,7 +5,7 @@
  *   bits <= 4:  S = (max|x| + 1e-6) / 2^(bits-1)      q = round(clip(x / S, +-(2^(bits-1) - 0.01)) - 0.5)   x' = (q + 0.5) S
  *   bits  > 4:  S = (max|x| + 1e-6) / (2^(bits-1)-1)  q = clip(round(x / S), +-(2^(bits-1) - 1))            x' = q S
  *
- * @source methods.md 1.4 (Cui & Wang, NeurIPS 2024, appendix C and their code); differs: S is rounded to float16 before
+ * @source Cui & Wang, NeurIPS 2024, appendix C and their code; differs: S is rounded to float16 before
  * it is used, in training as well, so that the grid a model is trained on is exactly the grid that is stored.
  */
 import { float16ToFloat32, float32ToFloat16, roundToFloat16 } from './dtypes.ts';
@@ -49,7 +49,7 @@ function roundHalfEven(value: number): number {
 
 /**
  * Cherries kept per row: the published rounding down to a multiple of 8 and, where that gives none, the same fraction
- * rounded up, so at least one.  @source methods.md 1.4; the second half is ours, for rows below 2048 columns
+ * rounded up, so at least one.  @source the published CherryQ code; the second half is ours, for rows below 2048 columns
  */
 export function cherryCount(columns: number, fraction: number): number {
   const wanted = Math.ceil(columns * fraction);

@@ -17,7 +17,8 @@ interface CheckpointRecord {
 }
 
 const keptGenerations = 2;
-const generationName = /^\d{8}-\d{4}$/;
+/** `<attempt>-<step>`: in the order of their names, generations stand in the order in which they were written. */
+const generationName = /^\d{6}-\d{8}$/;
 
 /**
  * @param prefix of the job's checkpoints, ending in a slash
@@ -32,7 +33,7 @@ export async function saveCheckpoint(
   state: TrainState,
 ): Promise<void> {
   const step = state.records.length;
-  const generation = `${String(step).padStart(8, '0')}-${String(attempt).padStart(4, '0')}`;
+  const generation = `${String(attempt).padStart(6, '0')}-${String(step).padStart(8, '0')}`;
   const tensors = [...state.latent].flatMap(([name, latent]) => {
     const moments = state.moments.get(name);
     if (!moments) throw new Error(`no moments of ${name}`);

@@ -1,7 +1,7 @@
 /**
  * Impact of each weight of the linear layers: the mean over calibration windows of its squared gradient, the diagonal of
  * the empirical Fisher information.  H_ii ~ E[g_i^2],  g = gradient of (mean token loss x window length), one window at a time
- * @source methods.md 1.2; differs: accumulated in float32, where the published code accumulates in bfloat16
+ * @source Cui & Wang 2024, section 3, and estimate_impact.py of their code; differs: accumulated in float32, where the published code accumulates in bfloat16
  */
 import type { DecoderConfig } from '../models/decoder-config.ts';
 import { isLinear } from '../models/decoder-config.ts';

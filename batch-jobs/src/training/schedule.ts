@@ -1,7 +1,7 @@
 /**
  * Learning rate of a step: linear warm-up, then a cosine from the peak to a floor.
  *   after warm-up: rate = peak * (1 - (1 - r) (1 - floor)),  r = (1 + cos(pi * progress)) / 2
- * @source methods.md 1.5 (min_warmup_ratio of the published trainer)
+ * @source min_warmup_ratio of the published CherryQ trainer; differs: the first step has a rate above 0
  */
 export interface ScheduleSettings {
   readonly peak: number;

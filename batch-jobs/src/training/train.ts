@@ -1,5 +1,5 @@
 /**
- * Training of latent weights through a quantizer, end to end (methods.md 1.4, algorithm 1): in the forward pass the linear
+ * Training of latent weights through a quantizer, end to end (Cui & Wang 2024, algorithm 1): in the forward pass the linear
  * layers are what they would be once quantized, in the backward pass the quantizer counts as the identity, and AdamW
  * updates every parameter. Without a quantizer the same loop trains a model in float32.
  */
@@ -21,6 +21,8 @@ export interface TrainOptions {
   readonly config: DecoderConfig;
   /** Null trains without rounding. */
   readonly quantizer: { readonly grid: Grid; readonly cherries: ReadonlyMap<string, Cherries> } | null;
+  /** The original, when its distribution is learned (distillation); null learns the text's next tokens. */
+  readonly teacher: WeightSource | null;
   readonly schedule: ScheduleSettings;
   readonly adamW: AdamWSettings;
   readonly maxGradNorm: number;
@@ -53,6 +55,7 @@ export class Trainer {
   private readonly gradients: Map<string, Float32Array>;
   private readonly quantized: QuantizedView;
   private readonly decoder: Decoder;
+  private readonly teacher: Decoder | null;
 
   constructor(
     private readonly options: TrainOptions,
@@ -61,6 +64,7 @@ export class Trainer {
     this.gradients = new Map([...state.latent].map(([name, weight]) => [name, new Float32Array(weight.length)]));
     this.quantized = new QuantizedView(options, state.latent);
     this.decoder = new Decoder(options.config, this.quantized);
+    this.teacher = options.teacher && new Decoder(options.config, options.teacher);
   }
 
   /** Steps done so far. */
@@ -83,9 +87,10 @@ export class Trainer {
     for (const gradient of this.gradients.values()) gradient.fill(0);
     let loss = 0;
     for (let from = 0; from < batchSize; from += atOnce) {
-      loss += await this.decoder.lossAndGradients(windows.slice(from, from + atOnce), 1 / predicted, (name, gradient) =>
-        addInto(this.gradients.get(name) as Float32Array, gradient),
-      );
+      const part = windows.slice(from, from + atOnce);
+      const add = (name: string, gradient: Float32Array): void =>
+        addInto(this.gradients.get(name) as Float32Array, gradient);
+      loss += await this.decoder.lossAndGradients(part, 1 / predicted, add, this.teacher);
     }
     loss /= predicted;
     const { norm, scale } = clippingScale(this.gradients.values(), options.maxGradNorm);

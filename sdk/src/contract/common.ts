@@ -5,9 +5,13 @@
 import { z } from 'zod';
 
 /** ULID: 26 characters of Crockford base 32; sorts by time of creation. */
-export const idSchema = z.string().regex(/^[0-9A-HJKMNP-TV-Z]{26}$/, 'is not an id (26 characters, as the API gave it)');
+export const idSchema = z
+  .string()
+  .regex(/^[0-9A-HJKMNP-TV-Z]{26}$/, 'is not an id (26 characters, as the API gave it)');
 
-export const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/, 'is not a SHA-256 in lower-case hexadecimal (64 digits)');
+export const sha256Schema = z
+  .string()
+  .regex(/^[0-9a-f]{64}$/, 'is not a SHA-256 in lower-case hexadecimal (64 digits)');
 
 /** Path of a file inside a model, a dataset or an artifact folder: relative, forward slashes, no dot segments. */
 export const filePathSchema = z

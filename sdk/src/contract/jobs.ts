@@ -8,6 +8,7 @@ export const jobStatusSchema = z.enum(jobStatuses);
 export const terminalStatuses: ReadonlySet<JobStatus> = new Set(['succeeded', 'failed', 'cancelled']);
 
 export const artifactFormats = ['native', 'hf'] as const;
+export type ArtifactFormat = (typeof artifactFormats)[number];
 
 export const evaluationSchema = z.strictObject({
   /** Text that perplexity is measured on; must share nothing with the calibration text. */

@@ -1,4 +1,4 @@
-/** How the linear layers of a model are compressed: method, integer width, groups and cherries (methods.md, section 1). */
+/** How the linear layers of a model are compressed: method, integer width, groups and cherries (Cui & Wang, NeurIPS 2024). */
 import { z } from 'zod';
 
 export const methodNames = ['rtn', 'qat', 'cherryq'] as const;
@@ -32,7 +32,7 @@ export type Bits = z.infer<typeof bitsSchema>;
 export type GroupSize = z.infer<typeof groupSizeSchema>;
 export type Scheme = z.infer<typeof schemeSchema>;
 
-/** Published settings (methods.md 1.5), except what a small model on a small machine needs otherwise; see docs/training.md. */
+/** The settings of the published code, except what a small model on a small machine needs otherwise; see docs/training.md. */
 export const trainingSchema = z.strictObject({
   /** Tokens that the trainer sees; a multiple of the batch is used (rounded up). */
   tokens: z.int().min(1).default(262_144),
@@ -50,6 +50,11 @@ export const trainingSchema = z.strictObject({
   epsilon: z.number().positive().default(1e-8),
   weightDecay: z.number().min(0).default(0),
   maxGradNorm: z.number().positive().default(1),
+  /**
+   * What the trained model learns: `crossEntropy`, the published loss, the text's next tokens; `distillation`, the
+   * distribution that the original gives them, which needs far less text (after LLM-QAT; a deviation from the paper).
+   */
+  loss: z.enum(['crossEntropy', 'distillation']).default('crossEntropy'),
   /** Calibration windows whose squared gradients make the impact; published: 128. */
   impactSamples: z.int().min(1).max(4096).default(128),
   seed: z.int().min(0).max(2_147_483_647).default(42),

@@ -1,5 +1,5 @@
 /**
- * The files under a job's prefix that are its database (design.md, "The job folder"). Written by the API, the queue and
+ * The files under a job's prefix that are its database (docs/architecture.md). Written by the API, the queue and
  * the trainer; never sent over the wire. A state file is written once, by exclusive creation, under the next number.
  */
 import { z } from 'zod';
@@ -15,6 +15,9 @@ export const jobStateSchema = z.object({
   result: jobResultSchema.nullable().default(null),
 });
 export type JobState = z.infer<typeof jobStateSchema>;
+
+/** Room for a job's last words on a full disk: taken when it is created, given back before its final state is written. */
+export const jobReserve = { path: 'reserve', sizeBytes: 32_768 } as const;
 
 /** Exit codes of the trainer; the queue and the Batch retry strategy act on them. */
 export const exitCodes = { ok: 0, bug: 1, input: 2, transient: 3, interrupted: 75 } as const;

@@ -1,0 +1,85 @@
+/** `cherryq compress`: upload, job, result, in one go. */
+import { evaluationSchema, schemeSchema, trainingSchema } from 'cherryq/contract';
+import { z } from 'zod';
+import { compress } from '../node.ts';
+import { command } from './command.ts';
+import { flagsOf, givenFlags, schemeFlags, trainingFlags } from './flags.ts';
+import { interruptible, printFolder, printResult } from './follow.ts';
+import { printJson, type Io } from './io.ts';
+import { createProgress } from './progress.ts';
+import { serverFlags, withServer } from './server.ts';
+
+const evaluationOptions = z.object({ evaluationTokens: evaluationSchema.shape.maxTokens });
+
+export const compressCommand = (io: Io) =>
+  command({
+    name: 'cherryq compress',
+    summary: 'Compress a model',
+    examples: [
+      'cherryq compress ./model --bits 3 --calibration train.txt --evaluation test.txt --out ./compressed',
+      'cherryq compress ./model --method rtn --bits 4 --group-size row --out ./rounded',
+    ],
+    args: {
+      model: {
+        type: 'positional',
+        required: true,
+        description: 'Model folder in the format of Hugging Face, or id of an uploaded model',
+      },
+      out: { type: 'string', required: true, valueHint: 'DIR', description: 'Folder for the result' },
+      calibration: {
+        type: 'string',
+        valueHint: 'FILE',
+        description: 'Text to train on, or id of a dataset; only rtn needs none',
+      },
+      evaluation: {
+        type: 'string',
+        valueHint: 'FILE',
+        description: 'Text to measure perplexity on, or id of a dataset',
+      },
+      ...flagsOf(evaluationOptions, { evaluationTokens: 'Tokens to measure on; all when absent' }),
+      ...schemeFlags,
+      ...trainingFlags,
+      ...serverFlags,
+      json: { type: 'boolean', description: 'Print the job, its result and manifest as JSON, nothing else' },
+    },
+    async run(args) {
+      const signal = io.interrupted;
+      const { model, out, calibration, evaluation, json } = args;
+      const request = {
+        ...givenFlags(evaluationOptions, args),
+        scheme: givenFlags(schemeSchema, args),
+        training: givenFlags(trainingSchema, args),
+      };
+      const progress = createProgress(io, !json);
+      const done = await withServer(
+        io,
+        { server: args.server, dataDir: args['data-dir'], concurrency: 1, newDataDir: true },
+        (connection) => {
+          if (connection.recoveredJobs > 0)
+            progress.note(`unfinished jobs of this data folder that go on first: ${connection.recoveredJobs}`);
+          let jobId: string | null = null;
+          const follow = { jobId: () => jobId, out };
+          return interruptible(io, connection, progress, follow, () =>
+            compress(connection.client, {
+              ...request,
+              model,
+              out,
+              calibration,
+              evaluation,
+              signal,
+              onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
+              onJob: (job) => {
+                jobId = job.id;
+                progress.note(`job ${job.id}: ${job.modelName}`);
+              },
+              onEvent: (event) => progress.event(event),
+              onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+            }),
+          );
+        },
+      );
+      if (json) return printJson(io, done);
+      printResult(io, done.result, done.job.scheme);
+      printFolder(io, done);
+    },
+  });

@@ -1,0 +1,135 @@
+/**
+ * Flags made from zod schemas: names in kebab case, defaults and allowed values in the help, values checked by the schema.
+ * So what can be set has one definition, the contract's.
+ */
+import { z } from 'zod';
+import type { StringArgDef } from 'citty';
+import { schemeSchema, trainingSchema, type Scheme, type Training } from 'cherryq/contract';
+import { UsageError } from './command.ts';
+
+/** What zod says of a field in JSON Schema, as far as our fields use it. */
+interface FieldSchema {
+  type?: string;
+  const?: unknown;
+  enum?: unknown[];
+  anyOf?: FieldSchema[];
+  default?: unknown;
+  minimum?: number;
+  maximum?: number;
+  exclusiveMinimum?: number;
+  exclusiveMaximum?: number;
+}
+
+type Described<Schema extends z.ZodObject> = Record<keyof z.infer<Schema> & string, string>;
+
+/** @param descriptions one sentence per field; a missing one does not compile */
+export function flagsOf<Schema extends z.ZodObject>(
+  schema: Schema,
+  descriptions: Described<Schema>,
+): Record<string, StringArgDef & { type: 'string' }> {
+  return Object.fromEntries(
+    Object.entries(fieldsOf(schema)).map(([name, field]) => {
+      const about = descriptions[name as keyof Described<Schema>];
+      const standard = field.default === undefined ? '' : `; default ${String(field.default)}`;
+      return [
+        kebabCase(name),
+        { type: 'string', valueHint: hintOf(field), description: `${about} (${allowedOf(field)}${standard})` },
+      ];
+    }),
+  );
+}
+
+/** All fields of a schema from the flags, defaults filled in.  @throws UsageError naming the flag, the value and what is allowed */
+export function parseFlags<Schema extends z.ZodObject>(
+  schema: Schema,
+  args: Readonly<Record<string, unknown>>,
+): z.output<Schema> {
+  const fields = fieldsOf(schema);
+  const given = Object.keys(fields).flatMap((name) => {
+    const text = args[kebabCase(name)];
+    return typeof text === 'string' ? [[name, valueOf(text)] as const] : [];
+  });
+  const parsed = schema.safeParse(Object.fromEntries(given));
+  if (parsed.success) return parsed.data;
+  const name = String(parsed.error.issues[0]?.path[0]);
+  const flag = `--${kebabCase(name)}`;
+  const field = fields[name];
+  if (field === undefined) throw parsed.error;
+  throw new UsageError(`${flag} must be ${allowedOf(field)}; got ${JSON.stringify(args[kebabCase(name)])}`, flag);
+}
+
+/** Only the fields whose flag was given: the server fills in the rest.  @throws UsageError */
+export function givenFlags<Schema extends z.ZodObject>(
+  schema: Schema,
+  args: Readonly<Record<string, unknown>>,
+): Partial<z.output<Schema>> {
+  const all = parseFlags(schema, args);
+  const given = Object.entries(all).filter(([name]) => args[kebabCase(name)] !== undefined);
+  return Object.fromEntries(given) as Partial<z.output<Schema>>;
+}
+
+export const schemeFlags = flagsOf(schemeSchema, {
+  method: 'How to compress',
+  bits: 'Bits per weight',
+  groupSize: 'Weights of a row that share one scale',
+  cherryFraction: 'Share of each row kept in 16 bits, for cherryq',
+} satisfies Record<keyof Scheme, string>);
+
+export const trainingFlags = flagsOf(trainingSchema, {
+  tokens: 'Tokens to train on',
+  sequenceLength: 'Tokens in one window',
+  batchSize: 'Windows in one step',
+  learningRate: 'Peak learning rate',
+  warmupFraction: 'Share of the steps in which the rate rises',
+  finalLearningRateFraction: 'Rate at the end over the peak; by the bits when absent',
+  beta1: "AdamW's decay of the mean",
+  beta2: "AdamW's decay of the variance",
+  epsilon: "AdamW's epsilon",
+  weightDecay: "AdamW's weight decay",
+  maxGradNorm: 'Longest gradient; a longer one is scaled down',
+  loss: 'What is learned: the text (crossEntropy) or the original (distillation)',
+  impactSamples: 'Windows that the impact of weights is measured on',
+  seed: 'Seed of all chance',
+} satisfies Record<keyof Training, string>);
+
+/** `groupSize` -> `group-size` */
+export function kebabCase(name: string): string {
+  return name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+function fieldsOf(schema: z.ZodObject): Record<string, FieldSchema> {
+  return (z.toJSONSchema(schema, { io: 'input' }).properties ?? {}) as Record<string, FieldSchema>;
+}
+
+const valueOf = (text: string): string | number =>
+  text.trim() !== '' && Number.isFinite(Number(text)) ? Number(text) : text;
+
+/** `2|3|4|8`, `N|row`, `N` */
+function hintOf(field: FieldSchema): string {
+  if (field.anyOf) return field.anyOf.map(hintOf).join('|');
+  if (field.const !== undefined) return String(field.const);
+  return field.enum ? field.enum.join('|') : 'N';
+}
+
+/** `2, 3, 4 or 8`; `a whole number of at least 1 or row`; `a number above 0 and at most 0.25` */
+function allowedOf(field: FieldSchema): string {
+  if (field.anyOf) return listed(field.anyOf.map(allowedOf));
+  if (field.const !== undefined) return String(field.const);
+  if (field.enum) return listed(field.enum.map(String));
+  const { minimum, exclusiveMinimum: above, exclusiveMaximum: below } = field;
+  // zod bounds every whole number by what is safe, which tells nobody anything.
+  const maximum = field.maximum === Number.MAX_SAFE_INTEGER ? undefined : field.maximum;
+  const kind = field.type === 'integer' ? 'a whole number' : 'a number';
+  if (minimum !== undefined && maximum !== undefined) return `${kind} from ${minimum} to ${maximum}`;
+  const limits = [
+    minimum !== undefined && `of at least ${minimum}`,
+    above !== undefined && `above ${above}`,
+    maximum !== undefined && `at most ${maximum}`,
+    below !== undefined && `below ${below}`,
+  ].filter((limit) => limit !== false);
+  return [kind, limits.join(' and ')].join(' ').trimEnd();
+}
+
+function listed(values: string[]): string {
+  return values.length < 2 ? values.join('') : `${values.slice(0, -1).join(', ')} or ${values.at(-1)}`;
+}

@@ -1,0 +1,49 @@
+/** What `compress` and `jobs wait` share: how Ctrl-C ends the following of a job, and what is said when it has ended. */
+import { join } from 'node:path';
+import type { JobResult, Scheme } from 'cherryq/contract';
+import { CherryQError } from '../index.ts';
+import type { Compression } from '../node.ts';
+import { formatCount, formatSeconds, recoveredShare, renderResult } from './format.ts';
+import { Interrupted, note, print, type Io } from './io.ts';
+import type { ProgressView } from './progress.ts';
+import { shellQuote, type Connection } from './server.ts';
+
+/** Runs `work`; an interruption, or a server that was lost, says how to go on if a job is there to go on with. */
+export async function interruptible<Result>(
+  io: Io,
+  connection: Connection,
+  progress: ProgressView,
+  how: { jobId: () => string | null; out: string | undefined },
+  work: () => Promise<Result>,
+): Promise<Result> {
+  try {
+    return await work();
+  } catch (error) {
+    const id = how.jobId();
+    const out = how.out === undefined ? '' : ` --out ${shellQuote(how.out)}`;
+    const goOn = id === null ? null : `cherryq jobs wait ${id}${connection.flags}${out}`;
+    if (io.interrupted.aborted) {
+      if (goOn !== null && connection.kind === 'embedded') progress.note('stopping: the worker saves a checkpoint');
+      throw new Interrupted(goOn);
+    }
+    if (goOn !== null && error instanceof CherryQError && error.retryable) note(io, `The job goes on with: ${goOn}`);
+    throw error;
+  } finally {
+    progress.end();
+  }
+}
+
+export function printResult(io: Io, result: JobResult, scheme: Scheme): void {
+  print(io, renderResult(result, scheme));
+  const share = scheme.method === 'rtn' ? null : recoveredShare(result);
+  print(io, '');
+  if (share !== null) print(io, `Won back ${(share * 100).toFixed(0)} % of the perplexity that rounding loses.`);
+  const trained = result.trainedTokens > 0 ? `, ${formatCount(result.trainedTokens)} tokens trained` : '';
+  print(io, `Took ${formatSeconds(result.seconds)} on ${result.engine}${trained}.`);
+}
+
+export function printFolder(io: Io, { folder, manifest }: Compression): void {
+  print(io, `Result: ${folder} (${manifest.files.length} files, listed with their SHA-256 in manifest.json)`);
+  const report = manifest.files.find((file) => file.path.endsWith('report.html'));
+  if (report) print(io, `Report: ${join(folder, report.path)}`);
+}

@@ -1,0 +1,183 @@
+/** `cherryq jobs`: look at jobs, follow and cancel them. */
+import { listJobsQuerySchema, type Job } from 'cherryq/contract';
+import { JobFailedError, type CherryQ } from '../index.ts';
+import { downloadResult } from '../node.ts';
+import { command, group } from './command.ts';
+import { flagsOf, parseFlags } from './flags.ts';
+import { interruptible, printFolder, printResult } from './follow.ts';
+import { renderTable, schemeLabel } from './format.ts';
+import { print, printJson, type Io } from './io.ts';
+import { createProgress, describe } from './progress.ts';
+import { serverFlags, withServer } from './server.ts';
+
+const id = { type: 'positional', required: true, description: 'Id of the job' } as const;
+const json = { type: 'boolean', description: 'Print JSON, nothing else' } as const;
+const pageOptions = listJobsQuerySchema.pick({ limit: true, status: true });
+
+export const jobsCommand = (io: Io) =>
+  group({
+    name: 'cherryq jobs',
+    summary: 'Look at jobs, follow and cancel them',
+    children: {
+      list: list(io),
+      show: show(io),
+      wait: wait(io),
+      cancel: cancel(io),
+      events: events(io),
+    },
+  });
+
+const list = (io: Io) =>
+  command({
+    name: 'cherryq jobs list',
+    summary: 'List jobs, newest first',
+    examples: ['cherryq jobs list --status running'],
+    args: {
+      ...flagsOf(pageOptions, { limit: 'How many at most', status: 'Only these' }),
+      ...serverFlags,
+      json,
+    },
+    async run(args) {
+      const query = parseFlags(pageOptions, args);
+      const page = await look(io, args, (client, signal) => client.jobs.list(query, { signal }));
+      if (args.json) return printJson(io, page);
+      if (page.data.length === 0) return print(io, 'No jobs.');
+      const rows = page.data.map((job) => [
+        job.id,
+        job.status,
+        shareOf(job),
+        job.modelName,
+        schemeLabel(job.scheme),
+        job.createdAt,
+      ]);
+      print(io, renderTable(['id', 'status', 'done', 'model', 'scheme', 'created'], rows, 6));
+      if (page.hasMore) print(io, `There are more: --limit, at most 100.`);
+    },
+  });
+
+const show = (io: Io) =>
+  command({
+    name: 'cherryq jobs show',
+    summary: 'Show a job: its settings, its state, its result',
+    examples: ['cherryq jobs show 01JZ8Q3V5X9Y2W4T6R8P0N1M3K'],
+    args: { id, ...serverFlags, json },
+    async run(args) {
+      const job = await look(io, args, (client, signal) => client.jobs.get(args.id, { signal }));
+      if (args.json) return printJson(io, job);
+      print(io, `job       ${job.id}`);
+      print(io, `status    ${job.status}${job.attempt > 1 ? ` (attempt ${job.attempt})` : ''}`);
+      print(io, `model     ${job.modelName} (${job.modelId})`);
+      print(io, `scheme    ${schemeLabel(job.scheme)}`);
+      print(io, `created   ${job.createdAt}`);
+      if (job.finishedAt) print(io, `finished  ${job.finishedAt}`);
+      if (job.progress && job.finishedAt === null)
+        print(io, `progress  ${job.progress.phase}${describe(job.progress)}`);
+      if (job.error) print(io, `error     ${job.error.message} (${job.error.code})`);
+      if (job.result === null) return;
+      print(io, '');
+      printResult(io, job.result, job.scheme);
+    },
+  });
+
+const wait = (io: Io) =>
+  command({
+    name: 'cherryq jobs wait',
+    summary: 'Follow a job to its end; goes on with one that was interrupted. Fails if the job fails',
+    examples: ['cherryq jobs wait 01JZ8Q3V5X9Y2W4T6R8P0N1M3K --out ./compressed'],
+    args: {
+      id,
+      out: { type: 'string', valueHint: 'DIR', description: 'Download the result to this folder' },
+      ...serverFlags,
+      json,
+    },
+    async run(args) {
+      const { out } = args;
+      const signal = io.interrupted;
+      const progress = createProgress(io, !args.json);
+      await withServer(io, { server: args.server, dataDir: args['data-dir'], concurrency: 1 }, (connection) =>
+        interruptible(io, connection, progress, { jobId: () => args.id, out }, async () => {
+          const { client, flags } = connection;
+          const job = await client.jobs.wait(args.id, { signal, onEvent: (event) => progress.event(event) });
+          if (job.result === null) throw new JobFailedError(job);
+          if (out === undefined) {
+            progress.end();
+            if (args.json) return printJson(io, job);
+            printResult(io, job.result, job.scheme);
+            return print(io, `Download it: cherryq jobs wait ${job.id}${flags} --out DIR`);
+          }
+          const done = await downloadResult(client, job, out, {
+            signal,
+            onProgress: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+          });
+          progress.end();
+          if (args.json) return printJson(io, done);
+          printResult(io, job.result, job.scheme);
+          printFolder(io, done);
+        }),
+      );
+    },
+  });
+
+const cancel = (io: Io) =>
+  command({
+    name: 'cherryq jobs cancel',
+    summary: 'Cancel a queued or running job',
+    examples: ['cherryq jobs cancel 01JZ8Q3V5X9Y2W4T6R8P0N1M3K'],
+    args: { id, ...serverFlags, json },
+    async run(args) {
+      const job = await look(io, args, (client, signal) => client.jobs.cancel(args.id, { signal }));
+      if (args.json) printJson(io, job);
+      else print(io, `job ${job.id} is ${job.status}`);
+    },
+  });
+
+const events = (io: Io) =>
+  command({
+    name: 'cherryq jobs events',
+    summary: 'Print the events of a job, one JSON object a line',
+    examples: ['cherryq jobs events 01JZ8Q3V5X9Y2W4T6R8P0N1M3K --follow'],
+    args: {
+      id,
+      after: { type: 'string', valueHint: 'EVENT', description: 'Only events after this id' },
+      follow: { type: 'boolean', description: 'Go on until the job has ended' },
+      ...serverFlags,
+      json: { type: 'boolean', description: 'Print JSON, nothing else: events are JSON in any case' },
+    },
+    async run(args) {
+      const signal = io.interrupted;
+      let { after } = args;
+      if (args.follow)
+        return withServer(
+          io,
+          { server: args.server, dataDir: args['data-dir'], concurrency: 1 },
+          async ({ client }) => {
+            for await (const event of client.events.stream(args.id, { after, signal }))
+              print(io, JSON.stringify(event));
+          },
+        );
+      await look(io, args, async (client) => {
+        for (let more = true; more;) {
+          const page = await client.events.list(args.id, { after, limit: 1000 }, { signal });
+          for (const event of page.data) print(io, JSON.stringify(event));
+          after = page.data.at(-1)?.id ?? after;
+          more = page.hasMore;
+        }
+      });
+    },
+  });
+
+/** With a server that starts no work of its own. */
+function look<Result>(
+  io: Io,
+  args: { server?: string; 'data-dir'?: string },
+  use: (client: CherryQ, signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const signal = io.interrupted;
+  const options = { server: args.server, dataDir: args['data-dir'], concurrency: 0 };
+  return withServer(io, options, ({ client }) => use(client, signal));
+}
+
+function shareOf({ status, progress }: Job): string {
+  if (status === 'succeeded') return '100 %';
+  return progress === null ? '' : `${Math.floor(progress.fraction * 100)} %`;
+}

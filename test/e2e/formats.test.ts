@@ -1,0 +1,168 @@
+/** What a job leaves can be used: both formats hold the same model, and every command reads them. */
+import { beforeAll, describe, expect, it } from 'vitest';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { createHash } from 'node:crypto';
+import { manifestSchema, type JobResult, type Manifest } from 'cherryq/contract';
+import { fileFolder, writeModelFolder, writeText, type ModelForm } from './folders.ts';
+import { cherryq, hashesOf } from './product.ts';
+
+const folder = fileFolder();
+let calibration: string;
+let evaluation: string;
+let compressed: Compressed;
+
+interface Compressed {
+  model: string;
+  out: string;
+  result: JobResult;
+  manifest: Manifest;
+}
+
+/** Runs `cherryq compress` with a server of its own. */
+async function compress(name: string, form: ModelForm, ...flags: string[]): Promise<Compressed> {
+  const model = await writeModelFolder(folder, name, form);
+  const out = join(folder, `${name}-out`);
+  const training = ['--sequence-length', '32', '--tokens', '4096', '--learning-rate', '0.005', '--impact-samples', '4'];
+  const texts = ['--calibration', calibration, '--evaluation', evaluation];
+  const where = ['--out', out, '--data-dir', join(folder, 'data')];
+  const { result, manifest } = await json<Compressed>('compress', model, ...flags, ...training, ...texts, ...where);
+  return { model, out, result, manifest };
+}
+
+/** Runs a command that must succeed.  @returns what it prints with `--json`, which is all that it prints */
+async function json<Value>(...args: string[]): Promise<Value> {
+  const { exitCode, stdout, stderr } = await cherryq([...args, '--json']);
+  expect(exitCode, stderr).toBe(0);
+  return JSON.parse(stdout) as Value;
+}
+
+beforeAll(async () => {
+  calibration = writeText(folder, 'calibration.txt', 6000, 1);
+  evaluation = writeText(folder, 'evaluation.txt', 4000, 2);
+  compressed = await compress('model', {}, '--bits', '3', '--group-size', '16');
+});
+
+describe('the result of `cherryq compress`', () => {
+  it('is the files of the manifest, with their sizes and hashes, and nothing else', () => {
+    const manifest = manifestSchema.parse(JSON.parse(readFileSync(join(compressed.out, 'manifest.json'), 'utf8')));
+    expect(compressed.manifest).toEqual(manifest);
+    const { 'manifest.json': own, ...files } = hashesOf(compressed.out);
+    expect(own).toBeDefined();
+    expect(files).toEqual(Object.fromEntries(manifest.files.map(({ path, sha256 }) => [path, sha256])));
+    for (const { path, sizeBytes } of manifest.files)
+      expect(readFileSync(join(compressed.out, path)).length, path).toBe(sizeBytes);
+  });
+
+  it('has learned: better than rounding, smaller than the original', () => {
+    const { baseline, rounding, compressed: ours } = compressed.result;
+    expect(ours.perplexity).toBeLessThan((rounding?.perplexity ?? 0) * 0.8);
+    expect(ours.sizeBytes).toBeLessThan(baseline.sizeBytes / 2);
+  });
+
+  it('has the perplexity that the job states, in both formats, which agree within 1e-3', async () => {
+    const { model, out, result } = compressed;
+    const stated = { [model]: result.baseline, [out]: result.compressed, [join(out, 'hf')]: result.hf };
+    const measured: number[] = [];
+    for (const [path, measurement] of Object.entries(stated)) {
+      const { perplexity } = await json<{ perplexity: number }>('eval', path, '--text', evaluation);
+      expect(perplexity, path).toBeCloseTo(measurement?.perplexity ?? 0, 9);
+      measured.push(perplexity);
+    }
+    const [, native, hf] = measured;
+    expect(Math.abs(hf / native - 1)).toBeLessThan(1e-3);
+  });
+
+  it('is told by `cherryq inspect`', async () => {
+    const { out, result } = compressed;
+    const packed = await json<Record<string, unknown>>('inspect', out);
+    expect(packed).toMatchObject({
+      format: 'native',
+      architecture: 'LlamaForCausalLM',
+      parameters: result.parameters,
+      sizeBytes: result.compressed.sizeBytes,
+      bitsPerWeight: result.compressed.bitsPerWeight,
+      scheme: { method: 'cherryq', bits: 3, groupSize: 16 },
+    });
+    const text = await cherryq(['inspect', join(out, 'hf')]);
+    expect(text.stdout).toContain('model.layers.1.mlp.down_proj.weight');
+  });
+
+  it('goes on with a prompt, from the packed weights as from the float16 copy', async () => {
+    const { out } = compressed;
+    const prompt = ['the sea and', '--max-tokens', '12', '--temperature', '0'];
+    const packed = await json<{ text: string; tokens: number }>('generate', out, ...prompt);
+    expect(packed.tokens).toBe(12);
+    expect(packed.text).toMatch(/[a-z ]{8,}/);
+    expect(await json('generate', join(out, 'hf'), ...prompt)).toMatchObject({ text: packed.text });
+    expect((await cherryq(['generate', out, ...prompt])).stdout).toContain(packed.text);
+  });
+
+  it('is not compressed again', async () => {
+    const again = ['compress', compressed.out, '--method', 'rtn', '--bits', '2', '--group-size', '16'];
+    const where = ['--out', join(folder, 'again'), '--data-dir', join(folder, 'data')];
+    const { exitCode, stderr } = await cherryq([...again, ...where]);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: expect.stringMatching(/Compress the original/) });
+  });
+});
+
+describe('`cherryq compress` takes', () => {
+  const untied = { tie_word_embeddings: false };
+
+  it('shards, with the result of one file', async () => {
+    const { out, manifest } = await compress('sharded', { shards: 3 }, '--bits', '3', '--group-size', '16');
+    expect(readFileSync(join(out, 'model.safetensors'))).toEqual(
+      readFileSync(join(compressed.out, 'model.safetensors')),
+    );
+    expect(manifest.files.map(({ path }) => path)).not.toContain('model.safetensors.index.json');
+  });
+
+  it.each<{ what: string; form: ModelForm; flags: string[] }>([
+    {
+      what: 'bfloat16 in shards, by qat',
+      form: { dtype: 'BF16', shards: 2 },
+      flags: ['--method', 'qat', '--bits', '4'],
+    },
+    { what: 'an untied head, by cherryq at 2 bits', form: { config: untied }, flags: ['--bits', '2'] },
+    {
+      what: 'an untied head in bfloat16, by rtn at 8 bits with a scale per row',
+      form: { dtype: 'BF16', config: untied },
+      flags: ['--method', 'rtn', '--bits', '8', '--group-size', 'row'],
+    },
+  ])('$what', async ({ what, form, flags }) => {
+    const name = createHash('sha256').update(what).digest('hex').slice(0, 8);
+    const group = flags.includes('--group-size') ? [] : ['--group-size', '16'];
+    const { out, model, result } = await compress(name, form, ...flags, ...group);
+    expect(result.baseline.perplexity).toBeGreaterThan(1);
+    expect(Math.abs((result.hf?.perplexity ?? 0) / (result.compressed.perplexity ?? 1) - 1)).toBeLessThan(1e-3);
+    const original = await json<{ perplexity: number }>('eval', model, '--text', evaluation);
+    expect(original.perplexity).toBeCloseTo(result.baseline.perplexity ?? 0, 9);
+    const inspected = await json<{ tensors: { name: string }[] }>('inspect', out);
+    expect(inspected.tensors.some(({ name: tensor }) => tensor === 'lm_head.weight')).toBe(form.config === untied);
+  });
+});
+
+const python = findPython();
+
+/** A Python that has what the reader in docs/format.md needs: `CHERRYQ_PYTHON`, else `python3`. */
+function findPython(): string | null {
+  const candidate = process.env.CHERRYQ_PYTHON ?? 'python3';
+  try {
+    execFileSync(candidate, ['-c', 'import numpy, safetensors'], { stdio: 'ignore' });
+    return candidate;
+  } catch {
+    console.log(`not run: the reader in Python (${candidate} has no numpy and safetensors; set CHERRYQ_PYTHON)`);
+    return null;
+  }
+}
+
+describe.runIf(python !== null)('the reader in Python', () => {
+  it('reads the packed weights, and the float16 copy holds the same', () => {
+    const reader = fileURLToPath(new URL('../golden/read_native.py', import.meta.url));
+    const said = execFileSync(python ?? '', [reader, compressed.out, join(compressed.out, 'hf')], { encoding: 'utf8' });
+    expect(said).toContain('the float16 copy is the same');
+    expect(said).toContain('model.layers.0.self_attn.q_proj.weight [32, 32]');
+  });
+});

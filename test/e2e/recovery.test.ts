@@ -1,0 +1,227 @@
+/**
+ * A job survives whatever is killed under it, and its result is the same to the last byte as that of a run which nothing
+ * disturbed.
+ */
+import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
+import { existsSync, mkdirSync, readdirSync, statSync, symlinkSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { CherryQ } from 'cherryq';
+import { exitCodes, type JobEvent } from 'cherryq/contract';
+import { compress, downloadResult, type Compression, type CompressOptions } from 'cherryq/node';
+import { createRandom } from '../../batch-jobs/src/numeric/random.ts';
+import { fileFolder, writeModelFolder, writeText } from './folders.ts';
+import { childrenOf, commandFile, hashesOf, isAlive, serve, start, startCherryq, until } from './product.ts';
+
+const folder = fileFolder();
+const steps = 240;
+const training = { tokens: steps * 4 * 32, batchSize: 4, sequenceLength: 32, learningRate: 5e-3, impactSamples: 16 };
+/** The tiny model saves in milliseconds; at the usual pace there would be no checkpoint within its training. */
+const env = { CHERRYQ_CHECKPOINT_SECONDS: '0.1' };
+
+let inputs: Pick<CompressOptions, 'model' | 'calibration' | 'evaluation' | 'scheme' | 'training'>;
+let reference: { result: Compression; hashes: Record<string, string>; startMs: number; trainMs: number; endMs: number };
+
+beforeAll(async () => {
+  inputs = {
+    model: await writeModelFolder(folder, 'model'),
+    calibration: writeText(folder, 'calibration.txt', 20_000, 1),
+    evaluation: writeText(folder, 'evaluation.txt', 20_000, 2),
+    scheme: { method: 'cherryq', bits: 3, groupSize: 16 },
+    training,
+  };
+  reference = await undisturbedRun();
+}, 120_000);
+
+/** The result to compare with, and how long each part of a worker's life takes here. */
+async function undisturbedRun(): Promise<typeof reference> {
+  const dataDir = join(folder, 'undisturbed');
+  const server = await serve(dataDir, env);
+  try {
+    const running = follow(server.url, join(folder, 'undisturbed-out'));
+    const job = jobFolder(dataDir, await running.jobId);
+    await until('a worker', async () => (await childrenOf(server.pid))[0]);
+    const spawned = Date.now();
+    await until('the impact study', () => existsSync(join(job, 'checkpoints/impact.json')));
+    const studied = Date.now();
+    await until('the export', () => existsSync(join(job, 'artifacts/model.safetensors')));
+    const trained = Date.now();
+    const result = await running.ended;
+    expect(result.job.attempt).toBe(1);
+    return {
+      result,
+      hashes: hashesOf(result.folder),
+      startMs: studied - spawned,
+      trainMs: trained - studied,
+      endMs: Math.max(20, Date.parse(result.job.finishedAt ?? '') - trained),
+    };
+  } finally {
+    await server.stop();
+  }
+}
+
+/** Compresses by the SDK. */
+function follow(url: string, out: string) {
+  const events: JobEvent[] = [];
+  let id: string | null = null;
+  const ended = compress(new CherryQ({ baseUrl: url }), {
+    ...inputs,
+    out,
+    onJob: (job) => (id = job.id),
+    onEvent: (event) => events.push(event),
+  });
+  return { jobId: until('the job', () => id), ended, events };
+}
+
+const jobFolder = (dataDir: string, id: string): string => join(dataDir, 'tenants/local/jobs', id);
+
+/** Step of the newest checkpoint that was saved after a moment; -1 without one. */
+function savedStep(job: string, since = 0): number {
+  const path = join(job, 'checkpoints');
+  const generations = existsSync(path) ? readdirSync(path).filter((name) => /^\d+-\d+$/.test(name)) : [];
+  const saved = generations.filter((name) => isWritten(join(path, name, 'checkpoint.json'), since));
+  return Math.max(-1, ...saved.map((name) => Number(name.split('-')[1])));
+}
+
+/** Whether a file is there and younger than a moment: those of an attempt before do not count. */
+function isWritten(path: string, since: number): boolean {
+  return (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > since;
+}
+
+function expectSameResult(outFolder: string): void {
+  expect(hashesOf(outFolder)).toEqual(reference.hashes);
+  expect(Object.keys(reference.hashes)).toEqual(
+    expect.arrayContaining(['manifest.json', 'model.safetensors', 'hf/model.safetensors', 'report.html']),
+  );
+}
+
+describe('a job', () => {
+  it('whose worker is killed ten times, in each part of its life, ends as if nothing had been', async () => {
+    const dataDir = join(folder, 'killed-worker');
+    const out = join(folder, 'killed-worker-out');
+    const server = await serve(dataDir, env);
+    onTestFinished(async () => void (await server.stop()));
+    const running = follow(server.url, out);
+    const job = jobFolder(dataDir, await running.jobId);
+    const random = createRandom(20_260_101);
+    const trained = (share: number) => (since: number) => savedStep(job, since) >= share * steps;
+    const exported = (since: number): boolean => isWritten(join(job, 'artifacts/model.safetensors'), since);
+    /** When a part of the life has begun, how long it takes, and how often the worker dies in it. */
+    const parts = [
+      { begun: () => true, lastsMs: reference.startMs, kills: 2 },
+      ...[1, 2, 3, 4, 5].map((n) => ({ begun: trained(n / 6), lastsMs: reference.trainMs / 6, kills: 1 })),
+      { begun: exported, lastsMs: reference.endMs, kills: 3 },
+    ];
+    const killed = new Set<number>();
+    for (const { begun, lastsMs, kills } of parts) {
+      for (let kill = 0; kill < kills; kill++) {
+        const pid = await until('a new worker', async () =>
+          (await childrenOf(server.pid)).find((child) => !killed.has(child)),
+        );
+        const spawned = Date.now();
+        await until(`the moment of kill ${killed.size + 1}`, () => {
+          if (!isAlive(pid)) throw new Error(`the worker ended by itself before kill ${killed.size + 1}`);
+          return begun(spawned);
+        });
+        await sleep(random() * lastsMs);
+        process.kill(pid, 'SIGKILL');
+        killed.add(pid);
+      }
+    }
+    expect(killed.size).toBe(10);
+
+    const { job: ended, result } = await running.ended;
+    expect(ended.status).toBe('succeeded');
+    expect(result).toEqual({ ...reference.result.result, seconds: expect.any(Number) });
+    expectSameResult(out);
+    expect(ended.attempt).toBeGreaterThanOrEqual(9);
+    const resumed = running.events.flatMap((event) => (event.type === 'job.started' ? [event.resumedFromStep] : []));
+    expect(resumed.filter((step) => step !== null && step > 0 && step < steps).length).toBeGreaterThanOrEqual(4);
+    expect(resumed.at(-1)).toBe(steps);
+  }, 180_000);
+
+  it('whose server is killed goes on with the next server, and no worker of the old one stays', async () => {
+    const dataDir = join(folder, 'killed-server');
+    const out = join(folder, 'killed-server-out');
+    const first = await serve(dataDir, env);
+    const running = follow(first.url, out);
+    // The client of the killed server fails; what it began is waited for at the next one.
+    running.ended.catch(() => undefined);
+    const id = await running.jobId;
+    const job = jobFolder(dataDir, id);
+    await until('a checkpoint', () => savedStep(job) > steps / 4);
+    const [orphan] = await childrenOf(first.pid);
+    await first.kill();
+
+    const second = await serve(dataDir, env);
+    await until('the end of the orphan', () => !isAlive(orphan), 20_000);
+    await until('a checkpoint of the second server', () => savedStep(job) > (steps * 2) / 3);
+    const worker = await until('the worker', async () => (await childrenOf(second.pid))[0]);
+    // As when the power fails: nobody has a chance to say a word.
+    await second.kill();
+    if (isAlive(worker)) process.kill(worker, 'SIGKILL');
+
+    const third = await serve(dataDir, env);
+    onTestFinished(async () => void (await third.stop()));
+    const client = new CherryQ({ baseUrl: third.url });
+    const ended = await client.jobs.wait(id);
+    expect(ended.status).toBe('succeeded');
+    await downloadResult(client, ended, out);
+    expectSameResult(out);
+  }, 120_000);
+});
+
+describe('Ctrl-C in `cherryq compress`', () => {
+  it('ends with 75 and names a command that finishes the job', async () => {
+    const out = join(folder, "Ctrl-C's result");
+    const dataDir = join(folder, 'data of Ctrl-C');
+    const { model, calibration = '', evaluation = '' } = inputs;
+    const flags = ['--bits', '3', '--group-size', '16', '--calibration', calibration, '--evaluation', evaluation];
+    const settings = Object.entries(training).flatMap(([name, value]) => [kebabFlag(name), String(value)]);
+    const interrupted = startCherryq(['compress', model, ...flags, ...settings, '--out', out, '--data-dir', dataDir], {
+      env,
+      detached: true,
+    });
+    const jobs = join(dataDir, 'tenants/local/jobs');
+    const [id] = await until('the job', () => existsSync(jobs) && readdirSync(jobs));
+    await until('a checkpoint', () => savedStep(join(jobs, id)) > steps / 4);
+    // A terminal sends Ctrl-C to the whole group, the worker included.
+    process.kill(-(interrupted.child.pid ?? 0), 'SIGINT');
+    const { exitCode, stderr, stdout } = await interrupted.ended;
+    expect({ exitCode, stdout }).toEqual({ exitCode: exitCodes.interrupted, stdout: '' });
+    const goOn = /^Go on with: (cherryq .+)$/m.exec(stderr)?.[1];
+    expect(goOn, stderr).toContain(id);
+    expect(hashesOf(out)).toEqual({});
+
+    const path = `${join(folder, 'bin')}${delimiter}${process.env.PATH}`;
+    mkdirSync(join(folder, 'bin'));
+    symlinkSync(commandFile, join(folder, 'bin/cherryq'));
+    const resumed = await start('sh', ['-c', goOn ?? ''], { cwd: folder, env: { ...env, PATH: path } }).ended;
+    expect(resumed.exitCode, resumed.stderr).toBe(exitCodes.ok);
+    expect(resumed.stderr).toMatch(/started \(attempt 2, goes on from step \d+\)/);
+    expectSameResult(out);
+  }, 120_000);
+
+  it('says that nothing was started when there is no job yet', async () => {
+    const dataDir = join(folder, 'data of an early Ctrl-C');
+    const { child, ended } = startCherryq([
+      'compress',
+      inputs.model,
+      '--method',
+      'rtn',
+      '--out',
+      join(folder, 'early'),
+      '--data-dir',
+      dataDir,
+    ]);
+    await until('the server', () => existsSync(join(dataDir, 'server.json')));
+    child.kill('SIGINT');
+    const { exitCode, stderr } = await ended;
+    if (exitCode === exitCodes.interrupted) expect(stderr).toContain('Go on with: cherryq jobs wait');
+    else
+      expect({ exitCode, stderr }).toEqual({ exitCode: 130, stderr: expect.stringContaining('nothing was started') });
+    expect(existsSync(join(dataDir, 'server.json'))).toBe(false);
+  });
+});
+
+const kebabFlag = (name: string): string => `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;

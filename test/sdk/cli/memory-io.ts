@@ -1,0 +1,19 @@
+import type { Io } from '../../../sdk/src/cli/io.ts';
+
+/** Streams that keep what is written, and a Ctrl-C to press. */
+export function memoryIo(options: { isTTY?: boolean; columns?: number; env?: Io['env'] } = {}) {
+  const written = { stdout: '', stderr: '' };
+  const interrupt = new AbortController();
+  const output = (name: 'stdout' | 'stderr') => ({
+    write: (text: string) => (written[name] += text),
+    isTTY: options.isTTY,
+    columns: options.columns,
+  });
+  const io: Io = {
+    stdout: output('stdout'),
+    stderr: output('stderr'),
+    env: options.env ?? {},
+    interrupted: interrupt.signal,
+  };
+  return { io, interrupt, stdout: () => written.stdout, stderr: () => written.stderr };
+}

@@ -1,0 +1,110 @@
+/** A client whose requests go to the API in this process, and a bare server that can break off as it likes. */
+import { createServer, type RequestListener } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { onTestFinished } from 'vitest';
+import { CherryQ, type ClientOptions } from 'cherryq';
+import type { Job, JobEvent, Problem } from 'cherryq/contract';
+import type { TestApi } from '../support/api.ts';
+
+export const address = 'http://cherryq.test';
+
+/** @param observe sees each request before the API does */
+export function clientOf(
+  { app }: Pick<TestApi, 'app'>,
+  observe: (request: Request) => void = () => undefined,
+): CherryQ {
+  const send: typeof fetch = async (input, init) => {
+    const request = new Request(input, init);
+    observe(request);
+    return app.fetch(request);
+  };
+  return new CherryQ({ baseUrl: address, fetch: send });
+}
+
+/** Runs until the test ends. @returns its address */
+export async function listen(listener: RequestListener): Promise<string> {
+  const server = createServer(listener);
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  onTestFinished(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+}
+
+/** Answers with the first listener once, then the second, and so on; the last again and again. */
+export function inTurn(...listeners: RequestListener[]): RequestListener {
+  let count = 0;
+  return (request, response) => listeners[Math.min(count++, listeners.length - 1)](request, response);
+}
+
+export const eagerClient = (options: ClientOptions): CherryQ => new CherryQ({ maxRetries: 0, ...options });
+
+export const problem = (fields: Partial<Problem>): Problem => ({
+  type: `urn:cherryq:problem:${fields.code ?? 'internal'}`,
+  title: 'A problem',
+  status: 500,
+  detail: 'something went wrong',
+  code: 'internal',
+  param: null,
+  requestId: 'request-1',
+  retryable: false,
+  ...fields,
+});
+
+export const eventId = (number: number): string => `${String(number).padStart(8, '0')}.0000`;
+
+export const logEvent = (number: number): JobEvent => ({
+  id: eventId(number),
+  time: '2026-11-23T00:00:00.000Z',
+  type: 'log',
+  level: 'info',
+  message: `line ${number}`,
+});
+
+export const cancelledEvent = (number: number): JobEvent => ({
+  id: eventId(number),
+  time: '2026-11-23T00:00:00.000Z',
+  type: 'job.cancelled',
+});
+
+export const asMessage = (event: JobEvent): string =>
+  `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+
+export const jobId = '01JZ8Q3V5X9Y2W4T6R8P0N1M3K';
+
+export const someJob = (fields: Partial<Job> = {}): Job => ({
+  object: 'job',
+  id: jobId,
+  status: 'running',
+  modelId: jobId,
+  modelName: 'tiny',
+  scheme: { method: 'rtn', bits: 3, groupSize: 128, cherryFraction: 1 / 256 },
+  training: {
+    tokens: 1024,
+    sequenceLength: 256,
+    batchSize: 4,
+    learningRate: 5e-4,
+    warmupFraction: 0.05,
+    beta1: 0.9,
+    beta2: 0.95,
+    epsilon: 1e-8,
+    weightDecay: 0,
+    maxGradNorm: 1,
+    loss: 'crossEntropy',
+    impactSamples: 128,
+    seed: 42,
+  },
+  calibrationDatasetId: null,
+  evaluation: null,
+  formats: ['native'],
+  metadata: {},
+  createdAt: '2026-11-23T00:00:00.000Z',
+  startedAt: null,
+  finishedAt: null,
+  attempt: 1,
+  progress: null,
+  error: null,
+  result: null,
+  ...fields,
+});

@@ -1,0 +1,136 @@
+import { createHash } from 'node:crypto';
+import { describe, expect, it, onTestFinished } from 'vitest';
+import { contentFingerprint } from '@cherryq/batch-jobs/storage';
+import { CherryQ, fingerprintOf, UnprocessableError, type UploadProgress, type UploadSource } from 'cherryq';
+import { openTestApi } from '../support/api.ts';
+import { clientOf, inTurn, jobId, listen, problem } from './support.ts';
+
+const files: UploadSource[] = [
+  { path: 'config.json', content: '{}' },
+  { path: 'model.safetensors', content: Uint8Array.of(1, 2, 3) },
+  { path: 'tokenizer.json', content: new Blob(['{"model":{}}']) },
+];
+
+async function open() {
+  const api = await openTestApi();
+  onTestFinished(api.close);
+  const requests: string[] = [];
+  const client = clientOf(api, ({ method, url }) => requests.push(`${method} ${new URL(url).pathname}`));
+  return { client, requests };
+}
+
+describe('models.upload', () => {
+  it('sends every file and returns the model ready', async () => {
+    const { client } = await open();
+    const progress: UploadProgress[] = [];
+    const model = await client.models.upload({ name: 'tiny', files }, { onProgress: (each) => progress.push(each) });
+    expect(model).toMatchObject({ object: 'model', name: 'tiny', status: 'ready', sizeBytes: 17 });
+    expect(model.files.every((file) => file.uploaded)).toBe(true);
+    expect(progress.map(({ sentBytes, totalBytes }) => [sentBytes, totalBytes])).toEqual([
+      [2, 17],
+      [5, 17],
+      [17, 17],
+    ]);
+  });
+
+  it('sends nothing that the server has, whatever it was called', async () => {
+    const { client, requests } = await open();
+    const first = await client.models.upload({ name: 'tiny', files });
+    requests.length = 0;
+    expect(await client.models.upload({ name: 'again', files: files.toReversed() })).toEqual(first);
+    expect(requests).toEqual(['GET /v1/models']);
+  });
+
+  it('goes on with an upload that broke off', async () => {
+    const { client, requests } = await open();
+    const declared = files.map(({ path }, index) => {
+      const body = [Buffer.from('{}'), Buffer.of(1, 2, 3), Buffer.from('{"model":{}}')][index];
+      return { path, sizeBytes: body.length, sha256: createHash('sha256').update(body).digest('hex') };
+    });
+    const begun = await client.models.create({ name: 'tiny', files: declared });
+    await client.models.putFile(begun.id, 'config.json', { sizeBytes: 2, open: () => new Blob(['{}']) });
+    requests.length = 0;
+    const model = await client.models.upload({ name: 'tiny', files });
+    expect(model).toMatchObject({ id: begun.id, status: 'ready' });
+    expect(requests.filter((request) => request.startsWith('PUT'))).toEqual([
+      `PUT /v1/models/${begun.id}/files/model.safetensors`,
+      `PUT /v1/models/${begun.id}/files/tokenizer.json`,
+    ]);
+  });
+
+  it('throws what the server says of a file that is not what was declared', async () => {
+    const { client } = await open();
+    const wrong = { path: 'config.json', sizeBytes: 2, sha256: '0'.repeat(64), open: () => new Blob(['{}']) };
+    const upload = client.models.upload({ name: 'tiny', files: [wrong] });
+    await expect(upload).rejects.toThrow(UnprocessableError);
+    await expect(upload).rejects.toThrow(/config\.json: SHA-256 0+ was declared/);
+  });
+
+  it('opens a file again for the second try', async () => {
+    let opened = 0;
+    const received: string[] = [];
+    const baseUrl = await listen(
+      inTurn(
+        (_, response) => void response.destroy(),
+        (request, response) => {
+          request.on('data', (chunk: Buffer) => received.push(chunk.toString()));
+          request.on('end', () => response.writeHead(204).end());
+        },
+      ),
+    );
+    const body = {
+      sizeBytes: 2,
+      open: () => {
+        opened++;
+        return new Blob(['{}']).stream();
+      },
+    };
+    await new CherryQ({ baseUrl }).models.putFile(jobId, 'config.json', body);
+    expect(opened).toBe(2);
+    expect(received.join('')).toBe('{}');
+  });
+
+  it('announces the length of a stream', async () => {
+    let length: string | undefined;
+    const baseUrl = await listen((request, response) => {
+      length = request.headers['content-length'];
+      request.resume().on('end', () => response.writeHead(204).end());
+    });
+    const open = (): ReadableStream<Uint8Array> => new Blob(['x'.repeat(200_000)]).stream();
+    await new CherryQ({ baseUrl }).models.putFile(jobId, 'model.safetensors', { sizeBytes: 200_000, open });
+    expect(length).toBe('200000');
+  });
+
+  it('reports a refusal that comes before the file was taken', async () => {
+    const detail = 'model was deleted';
+    const baseUrl = await listen((_, response) => {
+      response.writeHead(422, { 'content-type': 'application/problem+json' });
+      response.end(JSON.stringify(problem({ status: 422, code: 'content_mismatch', detail })));
+    });
+    const open = (): ReadableStream<Uint8Array> => new Blob([new Uint8Array(8_000_000)]).stream();
+    const put = new CherryQ({ baseUrl }).models.putFile(jobId, 'model.safetensors', { sizeBytes: 8_000_000, open });
+    await expect(put).rejects.toThrow(detail);
+  });
+});
+
+describe('models.iterate', () => {
+  it('walks over all pages', async () => {
+    const { client } = await open();
+    for (const name of ['a', 'b', 'c'])
+      await client.models.upload({ name, files: [{ path: 'config.json', content: name }] });
+    const names: string[] = [];
+    for await (const model of client.models.iterate({ limit: 2 })) names.push(model.name);
+    expect(names).toEqual(['c', 'b', 'a']);
+  });
+});
+
+describe('fingerprintOf', () => {
+  it("is the server's, whatever the order", async () => {
+    const described = ['tokenizer.json', 'a/b', 'a.b', 'a-b', 'Z'].map((path) => ({
+      path,
+      sha256: createHash('sha256').update(path).digest('hex'),
+    }));
+    expect(await fingerprintOf(described)).toBe(contentFingerprint(described));
+    expect(await fingerprintOf(described.toReversed())).toBe(contentFingerprint(described));
+  });
+});
