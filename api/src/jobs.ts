@@ -85,8 +85,9 @@ export function createJobs(deps: {
   const { store, queue, clock, models, datasets } = deps;
 
   async function view(job: JobRef, spec: JobSpec): Promise<Job> {
-    const [states, progress] = await Promise.all([readStates(store, job), readLatestProgress(store, job)]);
-    return jobView(spec, states, progress);
+    const states = await readStates(store, job);
+    // Read after the states, so that it is never older than they are.
+    return jobView(spec, states, await readLatestProgress(store, job));
   }
 
   async function specOf(job: JobRef): Promise<JobSpec> {

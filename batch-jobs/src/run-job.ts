@@ -44,7 +44,7 @@ export interface RunOptions {
   readonly job: JobFolder;
   /** Value of `CHERRYQ_ENGINE`. */
   readonly forcedEngine: string | undefined;
-  /** Least time between two checkpoints of training; default 3 s. */
+  /** Time between two checkpoints of training; default 3 s, or longer where saving takes long. */
   readonly checkpointGapMs?: number;
   /** True once the job should stop at the next safe point, with a checkpoint. */
   readonly stopRequested: () => boolean;
@@ -160,8 +160,10 @@ export async function runJob(options: RunOptions): Promise<void> {
   const baseline = await measure.known(['original', fingerprints.model], () => openModel(store, spec.modelPrefix));
   const written = await openModel(store, artifacts + primary.folder);
   const compressedResult = await measure.now(written);
-  const copy = spec.formats.includes('hf') && primary !== exporters.hf;
-  const hf = copy ? await measure.now(await openModel(store, `${artifacts}hf/`)) : null;
+  const copy = primary === exporters.hf ? compressedResult : null;
+  const hf = spec.formats.includes('hf')
+    ? (copy ?? (await measure.now(await openModel(store, `${artifacts}hf/`))))
+    : null;
   const roundingIdentity = ['rounding', fingerprints.model, spec.scheme.bits, spec.scheme.groupSize];
   const rounding =
     spec.scheme.method === 'rtn' && primary === exporters.native
@@ -232,7 +234,7 @@ async function train(
   identity: string,
   progress: Reporter,
 ): Promise<void> {
-  const { store, job, checkpointGapMs = defaultCheckpointGapMs } = options;
+  const { store, job } = options;
   const { scheme, training } = job.spec;
   const sampler = createSampler({ count: calibration.length, seed: training.seed });
   const floor = training.finalLearningRateFraction ?? publishedFloor(scheme.bits);
@@ -262,7 +264,8 @@ async function train(
     const record = await trainer.advance();
     progress.at('train', record.step, record.loss);
     const stopping = await shouldStop(options);
-    if (stopping || record.step === steps || performance.now() - savedAt > Math.max(checkpointGapMs, 20 * saveMs)) {
+    const gapMs = options.checkpointGapMs ?? Math.max(defaultCheckpointGapMs, 20 * saveMs);
+    if (stopping || record.step === steps || performance.now() - savedAt > gapMs) {
       saveMs = await save();
       savedAt = performance.now();
     }

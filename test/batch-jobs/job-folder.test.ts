@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { JobError, JobState, StoredEvent } from 'cherryq/contract';
-import { jobStateSchema, storedEventSchema } from 'cherryq/contract';
+import { jobReserve, jobStateSchema, storedEventSchema } from 'cherryq/contract';
 import { InterruptedError } from '../../batch-jobs/src/errors.ts';
 import { JobFolder } from '../../batch-jobs/src/job-folder.ts';
 import type { Store } from '../../batch-jobs/src/storage/index.ts';
@@ -126,5 +126,22 @@ describe('a job folder', () => {
       { message: 'two' },
       { type: 'job.failed' },
     ]);
+  });
+
+  it('is claimed on a full disk as well, with the room that was held for its last words', async () => {
+    class Full extends FolderStore {
+      override async put(...parameters: Parameters<FolderStore['put']>): Promise<boolean> {
+        const [key] = parameters;
+        const hasRoom = !key.includes('/state/') || (await this.head(`${prefix}${jobReserve.path}`)) === null;
+        if (!hasRoom) throw new StorageFullError('no space is left');
+        return super.put(...parameters);
+      }
+    }
+    const store = new Full(temporaryFolder());
+    const prefix = await writeTinyJob(store);
+    await store.put(`${prefix}${jobReserve.path}`, new Uint8Array(jobReserve.sizeBytes));
+    const job = await claim(store, prefix);
+    await job.fail(jobError);
+    expect((await statesOf(store, prefix)).map(({ status }) => status)).toEqual(['running', 'failed']);
   });
 });

@@ -4,7 +4,6 @@ import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { createHash } from 'node:crypto';
 import { manifestSchema, type JobResult, type Manifest } from 'cherryq/contract';
 import { fileFolder, writeModelFolder, writeText, type ModelForm } from './folders.ts';
 import { cherryq, hashesOf } from './product.ts';
@@ -119,22 +118,27 @@ describe('`cherryq compress` takes', () => {
     expect(manifest.files.map(({ path }) => path)).not.toContain('model.safetensors.index.json');
   });
 
-  it.each<{ what: string; form: ModelForm; flags: string[] }>([
+  it.each<{ what: string; name: string; form: ModelForm; flags: string[] }>([
     {
       what: 'bfloat16 in shards, by qat',
+      name: 'bfloat16',
       form: { dtype: 'BF16', shards: 2 },
-      flags: ['--method', 'qat', '--bits', '4'],
+      flags: ['--method', 'qat', '--bits', '4', '--group-size', '16'],
     },
-    { what: 'an untied head, by cherryq at 2 bits', form: { config: untied }, flags: ['--bits', '2'] },
+    {
+      what: 'an untied head, by cherryq at 2 bits',
+      name: 'untied',
+      form: { config: untied },
+      flags: ['--bits', '2', '--group-size', '16'],
+    },
     {
       what: 'an untied head in bfloat16, by rtn at 8 bits with a scale per row',
+      name: 'untied-bfloat16',
       form: { dtype: 'BF16', config: untied },
       flags: ['--method', 'rtn', '--bits', '8', '--group-size', 'row'],
     },
-  ])('$what', async ({ what, form, flags }) => {
-    const name = createHash('sha256').update(what).digest('hex').slice(0, 8);
-    const group = flags.includes('--group-size') ? [] : ['--group-size', '16'];
-    const { out, model, result } = await compress(name, form, ...flags, ...group);
+  ])('$what', async ({ name, form, flags }) => {
+    const { out, model, result } = await compress(name, form, ...flags);
     expect(result.baseline.perplexity).toBeGreaterThan(1);
     expect(Math.abs((result.hf?.perplexity ?? 0) / (result.compressed.perplexity ?? 1) - 1)).toBeLessThan(1e-3);
     const original = await json<{ perplexity: number }>('eval', model, '--text', evaluation);

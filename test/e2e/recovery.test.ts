@@ -3,11 +3,11 @@
  * disturbed.
  */
 import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
-import { existsSync, mkdirSync, readdirSync, statSync, symlinkSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { CherryQ } from 'cherryq';
-import { exitCodes, type JobEvent } from 'cherryq/contract';
+import { exitCodes, jobStateSchema, terminalStatuses, type JobEvent, type JobState } from 'cherryq/contract';
 import { compress, downloadResult, type Compression, type CompressOptions } from 'cherryq/node';
 import { createRandom } from '../../batch-jobs/src/numeric/random.ts';
 import { fileFolder, writeModelFolder, writeText } from './folders.ts';
@@ -17,7 +17,7 @@ const folder = fileFolder();
 const steps = 240;
 const training = { tokens: steps * 4 * 32, batchSize: 4, sequenceLength: 32, learningRate: 5e-3, impactSamples: 16 };
 /** The tiny model saves in milliseconds; at the usual pace there would be no checkpoint within its training. */
-const env = { CHERRYQ_CHECKPOINT_SECONDS: '0.1' };
+const env = { CHERRYQ_CHECKPOINT_SECONDS: '0.2' };
 
 let inputs: Pick<CompressOptions, 'model' | 'calibration' | 'evaluation' | 'scheme' | 'training'>;
 let reference: { result: Compression; hashes: Record<string, string>; startMs: number; trainMs: number; endMs: number };
@@ -70,6 +70,8 @@ function follow(url: string, out: string) {
     onJob: (job) => (id = job.id),
     onEvent: (event) => events.push(event),
   });
+  // Seen by who awaits it; a test that fails before must not fail twice.
+  ended.catch(() => undefined);
   return { jobId: until('the job', () => id), ended, events };
 }
 
@@ -88,6 +90,13 @@ function isWritten(path: string, since: number): boolean {
   return (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > since;
 }
 
+/** How the job has ended; null while it goes on. */
+function finalState(job: string): JobState | null {
+  const [last] = readdirSync(join(job, 'state')).sort().reverse();
+  const state = jobStateSchema.parse(JSON.parse(readFileSync(join(job, 'state', last), 'utf8')));
+  return terminalStatuses.has(state.status) ? state : null;
+}
+
 function expectSameResult(outFolder: string): void {
   expect(hashesOf(outFolder)).toEqual(reference.hashes);
   expect(Object.keys(reference.hashes)).toEqual(
@@ -104,26 +113,32 @@ describe('a job', () => {
     const running = follow(server.url, out);
     const job = jobFolder(dataDir, await running.jobId);
     const random = createRandom(20_260_101);
-    const trained = (share: number) => (since: number) => savedStep(job, since) >= share * steps;
-    const exported = (since: number): boolean => isWritten(join(job, 'artifacts/model.safetensors'), since);
-    /** When a part of the life has begun, how long it takes, and how often the worker dies in it. */
-    const parts = [
-      { begun: () => true, lastsMs: reference.startMs, kills: 2 },
-      ...[1, 2, 3, 4, 5].map((n) => ({ begun: trained(n / 6), lastsMs: reference.trainMs / 6, kills: 1 })),
-      { begun: exported, lastsMs: reference.endMs, kills: 3 },
+    const written = (path: string) => (since: number) => isWritten(join(job, 'artifacts', path), since);
+    const exporting = written('model.safetensors');
+    const evaluating = written('hf/config.json');
+    /** On a machine that has become faster, training may be over before its last moment comes. */
+    const trainedTo = (share: number) => (since: number) => savedStep(job, since) >= share * steps || exporting(since);
+    /** When a part of a worker's life has begun, the time in which it dies then, and how often. */
+    const parts: { begun(spawned: number): boolean; withinMs: number; kills: number }[] = [
+      { begun: () => true, withinMs: reference.startMs, kills: 2 },
+      ...[1, 2, 3, 4, 5].map((n) => ({ begun: trainedTo(n / 7), withinMs: reference.trainMs / 7, kills: 1 })),
+      { begun: exporting, withinMs: reference.endMs / 8, kills: 1 },
+      // What was measured of the original and of rounding is kept: evaluation takes half the time then.
+      { begun: evaluating, withinMs: reference.endMs / 4, kills: 2 },
     ];
     const killed = new Set<number>();
-    for (const { begun, lastsMs, kills } of parts) {
+    for (const { begun, withinMs, kills } of parts) {
       for (let kill = 0; kill < kills; kill++) {
-        const pid = await until('a new worker', async () =>
-          (await childrenOf(server.pid)).find((child) => !killed.has(child)),
-        );
+        const pid = await until(`the worker after kill ${killed.size}`, async () => {
+          expect(finalState(job)).toBeNull();
+          return (await childrenOf(server.pid)).find((child) => !killed.has(child));
+        });
         const spawned = Date.now();
         await until(`the moment of kill ${killed.size + 1}`, () => {
-          if (!isAlive(pid)) throw new Error(`the worker ended by itself before kill ${killed.size + 1}`);
+          expect(finalState(job)).toBeNull();
           return begun(spawned);
         });
-        await sleep(random() * lastsMs);
+        await sleep(random() * withinMs);
         process.kill(pid, 'SIGKILL');
         killed.add(pid);
       }
@@ -136,7 +151,7 @@ describe('a job', () => {
     expectSameResult(out);
     expect(ended.attempt).toBeGreaterThanOrEqual(9);
     const resumed = running.events.flatMap((event) => (event.type === 'job.started' ? [event.resumedFromStep] : []));
-    expect(resumed.filter((step) => step !== null && step > 0 && step < steps).length).toBeGreaterThanOrEqual(4);
+    expect(resumed.filter((step) => step !== null && step > 0 && step < steps).length).toBeGreaterThanOrEqual(3);
     expect(resumed.at(-1)).toBe(steps);
   }, 180_000);
 
@@ -145,8 +160,6 @@ describe('a job', () => {
     const out = join(folder, 'killed-server-out');
     const first = await serve(dataDir, env);
     const running = follow(first.url, out);
-    // The client of the killed server fails; what it began is waited for at the next one.
-    running.ended.catch(() => undefined);
     const id = await running.jobId;
     const job = jobFolder(dataDir, id);
     await until('a checkpoint', () => savedStep(job) > steps / 4);

@@ -1,6 +1,6 @@
 import { delay, http, HttpResponse } from 'msw';
 import { setupServer } from 'msw/node';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, it, onTestFinished, vi } from 'vitest';
 import {
   AuthenticationError,
   BadRequestError,
@@ -208,6 +208,24 @@ describe('retries of the client', () => {
       { method: 'GET', url: jobUrl, attempt: 1, status: 200, error: null, retryInMs: null },
     ]);
     expect(log[0].retryInMs).toBeGreaterThan(0);
+  });
+});
+
+describe('a request whose answer comes before its body was read to the end', () => {
+  it('leaves no timer behind, which would keep a program from ending', async () => {
+    vi.useFakeTimers();
+    onTestFinished(() => void vi.useRealTimers());
+    let readRest: () => Promise<unknown> = () => Promise.resolve();
+    const send: typeof fetch = async (_, init) => {
+      const reader = (init?.body as ReadableStream<Uint8Array>).getReader();
+      await reader.read();
+      readRest = () => reader.read();
+      return new Response(null, { status: 204 });
+    };
+    const body = { sizeBytes: 3, open: () => new Blob(['abc']).stream() };
+    await new CherryQ({ baseUrl: address, fetch: send }).models.putFile(jobId, 'config.json', body);
+    await readRest();
+    expect(vi.getTimerCount()).toBe(0);
   });
 });
 

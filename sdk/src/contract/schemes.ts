@@ -40,8 +40,8 @@ export const trainingSchema = z.strictObject({
   sequenceLength: z.int().min(8).max(32_768).default(256),
   /** Windows in one optimizer step. */
   batchSize: z.int().min(1).max(4096).default(4),
-  /** Peak rate of AdamW. The paper trains 7B models with 2e-5; small models need more. */
-  learningRate: z.number().positive().max(1).default(5e-4),
+  /** Peak rate of AdamW. The paper trains 7B models with 2e-5 and batches of 128; small models bear a little more. */
+  learningRate: z.number().positive().max(1).default(1e-4),
   warmupFraction: z.number().min(0).max(1).default(0.05),
   /** Rate at the end over the peak; published: 0.25 for 2 and 3 bits, 0.1 for 4. Absent: by the bits. */
   finalLearningRateFraction: z.number().min(0).max(1).optional(),

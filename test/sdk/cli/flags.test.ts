@@ -21,7 +21,7 @@ describe('flags of the contract', () => {
       valueHint: 'N|row',
       description: 'Weights of a row that share one scale (a whole number of at least 1 or row; default 128)',
     });
-    expect(trainingFlags['learning-rate'].description).toContain('a number above 0 and at most 1; default 0.0005');
+    expect(trainingFlags['learning-rate'].description).toContain('a number above 0 and at most 1; default 0.0001');
     expect(trainingFlags['sequence-length'].description).toContain('a whole number from 8 to 32768; default 256');
     expect(trainingFlags['final-learning-rate-fraction'].description).not.toContain('default');
   });
