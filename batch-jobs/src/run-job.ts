@@ -146,7 +146,7 @@ export async function runJob(options: RunOptions): Promise<void> {
   };
   const artifacts = `${job.prefix}artifacts/`;
   await job.assertCurrent();
-  // An attempt that died after its manifest: what it vouches for goes last, so the manifest goes first.
+  // An earlier attempt may have died after its manifest; without it, nothing vouches for files that are going.
   await store.delete(`${artifacts}manifest.json`);
   await store.deletePrefix(artifacts);
   for (const format of artifactFormats) {
@@ -160,10 +160,11 @@ export async function runJob(options: RunOptions): Promise<void> {
   const baseline = await measure.known(['original', fingerprints.model], () => openModel(store, spec.modelPrefix));
   const written = await openModel(store, artifacts + primary.folder);
   const compressedResult = await measure.now(written);
-  const copy = primary === exporters.hf ? compressedResult : null;
-  const hf = spec.formats.includes('hf')
-    ? (copy ?? (await measure.now(await openModel(store, `${artifacts}hf/`))))
-    : null;
+  let hf: Measured | null = null;
+  if (primary === exporters.hf) hf = compressedResult;
+  else if (spec.formats.includes('hf')) {
+    hf = await measure.now(await openModel(store, artifacts + exporters.hf.folder));
+  }
   const roundingIdentity = ['rounding', fingerprints.model, spec.scheme.bits, spec.scheme.groupSize];
   const rounding =
     spec.scheme.method === 'rtn' && primary === exporters.native

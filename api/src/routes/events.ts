@@ -125,10 +125,12 @@ function serverSentEvent(event: JobEvent): string {
 /** UTF-8 of a generator, made as the reader asks for it. */
 function byteStream(text: AsyncGenerator<string>, logger: Logger): ReadableStream<Uint8Array> {
   const encoder = new TextEncoder();
+  let readerLeft = false;
   return new ReadableStream<Uint8Array>({
     async pull(controller) {
       try {
         const { done, value } = await text.next();
+        if (readerLeft) return;
         if (done) controller.close();
         else controller.enqueue(encoder.encode(value));
       } catch (error) {
@@ -138,6 +140,7 @@ function byteStream(text: AsyncGenerator<string>, logger: Logger): ReadableStrea
       }
     },
     async cancel() {
+      readerLeft = true;
       await text.return(undefined);
     },
   });
