@@ -1,8 +1,12 @@
-// Bundles every package's entry points from TypeScript into dist/ with esbuild (about a second), the workspace's own
-// packages compiled in, everything from node_modules left out; then the SDK's type declarations when `--types` is given.
+// Compiles the WebAssembly kernels that changed, then bundles every package's entry points from TypeScript into dist/ with
+// esbuild (about a second), the workspace's own packages compiled in, everything from node_modules left out; then the SDK's
+// type declarations when `--types` is given.
+import asc from 'assemblyscript/asc';
 import { build } from 'esbuild';
 import { execFileSync } from 'node:child_process';
-import { existsSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+
+await compileKernels('batch-jobs/kernels', 'batch-jobs/kernels/build');
 
 const shared = {
   bundle: true,
@@ -34,6 +38,11 @@ const entries = [
     outdir: 'batch-jobs/dist',
     entryPoints: ['batch-jobs/src/index.ts', 'batch-jobs/src/main.ts', 'batch-jobs/src/storage/index.ts'],
     outbase: 'batch-jobs/src',
+  },
+  {
+    outdir: 'batch-jobs/bench/dist',
+    entryPoints: ['batch-jobs/bench/main.ts', 'batch-jobs/bench/worker.ts'],
+    outbase: 'batch-jobs/bench',
   },
   { outdir: 'api/dist', entryPoints: ['api/src/serve.ts'], outbase: 'api/src' },
   {
@@ -74,3 +83,18 @@ for (const { outdir, entryPoints, outbase } of entries) {
 
 if (process.argv.includes('--types'))
   execFileSync('npx', ['tsc', '-p', 'sdk/tsconfig.types.json'], { stdio: 'inherit' });
+
+/** AssemblyScript to WebAssembly with SIMD, one module per file; a module newer than its source is kept. */
+async function compileKernels(folder, outFolder) {
+  mkdirSync(outFolder, { recursive: true });
+  for (const file of readdirSync(folder).filter((name) => name.endsWith('.ts'))) {
+    const source = `${folder}/${file}`;
+    const target = `${outFolder}/${file.replace(/\.ts$/, '.wasm')}`;
+    if (existsSync(target) && statSync(target).mtimeMs > statSync(source).mtimeMs) continue;
+    const partial = `${target}.${process.pid}`;
+    const options = ['-O3', '--converge', '--noAssert', '--runtime', 'stub', '--enable', 'simd', '--importMemory'];
+    const { error, stderr } = await asc.main([source, '-o', partial, ...options, '--noExportMemory']);
+    if (error) throw new Error(`${source}: ${error.message}\n${stderr.toString()}`);
+    renameSync(partial, target);
+  }
+}

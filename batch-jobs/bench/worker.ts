@@ -1,0 +1,75 @@
+/**
+ * Our side of the suites step, impact and eval, in a process of its own: for each line of standard input it does the work
+ * once and prints {seconds, tokens, loss}; on end of input, what memory it took.
+ *
+ * Usage: worker.js <step|impact|eval> <shape>
+ */
+import { createInterface } from 'node:readline';
+import { openEngine } from '../src/engine/engine.ts';
+import { Decoder } from '../src/models/decoder.ts';
+import { isLinear, tensorShapes } from '../src/models/decoder-config.ts';
+import { noCherries } from '../src/numeric/quantizer.ts';
+import { measureImpact } from '../src/training/impact.ts';
+import { Trainer, createTrainState } from '../src/training/train.ts';
+import { benchShapes, seededWeights, seededWindows, windowCount } from './shapes.ts';
+import type { BenchShape, BenchShapeName } from './shapes.ts';
+
+const [, , mode, shapeName] = process.argv;
+const shape: BenchShape = benchShapes[shapeName as BenchShapeName];
+const engine = await openEngine(process.env.CHERRYQ_ENGINE);
+const weights = seededWeights(shape.config);
+const windows = seededWindows(shape, windowCount);
+const work = await createWork();
+console.log(JSON.stringify({ ready: engine.name }));
+let done = 0;
+for await (const line of createInterface({ input: process.stdin })) {
+  if (line === '') continue;
+  const batch = Array.from(
+    { length: shape.batchSize },
+    (_, i) => windows[(done * shape.batchSize + i) % windows.length],
+  );
+  done++;
+  const start = performance.now();
+  const loss = await work(batch);
+  const seconds = (performance.now() - start) / 1000;
+  console.log(JSON.stringify({ seconds, tokens: shape.batchSize * shape.length, loss }));
+}
+console.log(JSON.stringify({ peakMB: process.resourceUsage().maxRSS / 1024 }));
+process.exit(0);
+
+/** @returns does the work on one batch and gives the mean loss */
+async function createWork(): Promise<(batch: Int32Array[]) => Promise<number>> {
+  const { config } = shape;
+  if (mode === 'step') {
+    const linears = [...tensorShapes(config).keys()].filter(isLinear);
+    let next: Int32Array[] = [];
+    const trainer = new Trainer(
+      {
+        config,
+        quantizer: { grid: { bits: 3, groupSize: 128 }, cherries: new Map(linears.map((name) => [name, noCherries])) },
+        teacher: null,
+        schedule: { peak: 1e-4, totalSteps: 1_000_000, warmupFraction: 0, floor: 1 },
+        adamW: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+        maxGradNorm: 1,
+        batchSize: shape.batchSize,
+        windowAt: (index) => next[index % shape.batchSize],
+      },
+      createTrainState(weights),
+    );
+    return async (batch) => {
+      next = batch;
+      return (await trainer.advance()).loss;
+    };
+  }
+  if (mode === 'impact') {
+    return async (batch) => {
+      await measureImpact(config, weights, batch, async () => {});
+      return NaN;
+    };
+  }
+  const decoder = new Decoder(config, { read: (name) => weights.get(name) as Float32Array });
+  return async (batch) => {
+    const losses = await decoder.losses(batch, shape.batchSize, () => {});
+    return losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
+  };
+}
