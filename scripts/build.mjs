@@ -36,7 +36,12 @@ const entries = [
   },
   {
     outdir: 'batch-jobs/dist',
-    entryPoints: ['batch-jobs/src/index.ts', 'batch-jobs/src/main.ts', 'batch-jobs/src/storage/index.ts'],
+    entryPoints: [
+      'batch-jobs/src/index.ts',
+      'batch-jobs/src/main.ts',
+      'batch-jobs/src/storage/index.ts',
+      'batch-jobs/src/numeric/host-worker.ts',
+    ],
     outbase: 'batch-jobs/src',
   },
   {

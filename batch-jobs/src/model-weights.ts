@@ -12,6 +12,7 @@ import { isLinear, tensorShapes } from './models/decoder-config.ts';
 import type { WeightSource } from './models/decoder.ts';
 import { checkTensors, checkVocabulary, parseModelConfig } from './models/registry.ts';
 import { InputError } from './errors.ts';
+import { sharedCopy } from './numeric/pool.ts';
 import type { Store } from './storage/store.ts';
 
 export interface OpenedModel {
@@ -70,7 +71,7 @@ export async function readAllWeights(model: OpenedModel): Promise<Map<string, Fl
         name,
       );
     }
-    weights.set(name, values);
+    weights.set(name, sharedCopy(values));
   }
   return weights;
 }

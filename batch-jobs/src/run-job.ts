@@ -29,6 +29,7 @@ import type { OpenedModel } from './model-weights.ts';
 import { checkGroupSize, meanStoredBits, openModel, readAllWeights } from './model-weights.ts';
 import type { PhasePlan } from './progress.ts';
 import { ProgressMeter } from './progress.ts';
+import { sharedCopy } from './numeric/pool.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
 import type { Store } from './storage/store.ts';
 import { loadCheckpoint, saveCheckpoint } from './training/checkpoints.ts';
@@ -126,7 +127,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     progress.start('train');
     const distills = spec.training.loss === 'distillation';
     // Training changes its arrays in place, and a teacher must stay as it is.
-    const state = resumed ?? createTrainState(distills ? copyOf(weights) : weights);
+    const state = resumed ?? createTrainState(distills ? new Map([...weights].map(([name, values]) => [name, sharedCopy(values)])) : weights);
     const teacher = distills ? { read: (name: string) => weights.get(name) as Float32Array } : null;
     await train(options, model, calibration, study, state, teacher, steps, identity, progress);
     records = state.records;
@@ -500,8 +501,6 @@ class Reporter {
   }
 }
 
-const copyOf = (weights: ReadonlyMap<string, Float32Array>): Map<string, Float32Array> =>
-  new Map([...weights].map(([name, values]) => [name, values.slice()]));
 const plain = ({ perplexity, sizeBytes }: Measured): Measurement => ({ perplexity, sizeBytes });
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');

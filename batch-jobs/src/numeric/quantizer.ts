@@ -61,7 +61,7 @@ export function groupCount(columns: number, perRow: number, grid: Grid): number 
   return grid.groupSize === Infinity ? 1 : Math.ceil((columns - perRow) / grid.groupSize);
 }
 
-interface Levels {
+export interface Levels {
   readonly scaleDivisor: number;
   /** Lowest integer; stored integers are q - qMin. */
   readonly qMin: number;
@@ -70,7 +70,7 @@ interface Levels {
   readonly clip: number;
 }
 
-function levelsOf(bits: number): Levels {
+export function levelsOf(bits: number): Levels {
   const half = 2 ** (bits - 1);
   return bits <= 4
     ? { scaleDivisor: half, qMin: -half, offset: 0.5, clip: half - 0.01 }
@@ -124,36 +124,6 @@ function largestMagnitude(values: Float32Array, from: number, until: number): nu
     if (magnitude > largest) largest = magnitude;
   }
   return largest;
-}
-
-/**
- * What the weights become once quantized, in float32; cherries pass through unchanged.
- * The straight-through estimator of training is this value with the gradient of the identity.
- *
- * @param weight [rows, columns] row-major   @param into receives the result, same shape; must not be `weight`
- */
-export function fakeQuant(
-  weight: Float32Array,
-  columns: number,
-  grid: Grid,
-  cherries: Cherries,
-  into: Float32Array,
-): void {
-  const rows = weight.length / columns;
-  const levels = levelsOf(grid.bits);
-  const normalCount = columns - cherries.perRow;
-  const groupSize = Math.min(grid.groupSize, normalCount);
-  const normals = new Float32Array(normalCount);
-  into.set(weight);
-  for (let row = 0; row < rows; row++) {
-    takeNormals(weight, row * columns, columns, cherries, row, normals);
-    for (let from = 0; from < normalCount; from += groupSize) {
-      const until = Math.min(from + groupSize, normalCount);
-      const scale = scaleOf(largestMagnitude(normals, from, until), levels);
-      for (let i = from; i < until; i++) normals[i] = (integerOf(normals[i], scale, levels) + levels.offset) * scale;
-    }
-    putNormals(normals, row * columns, columns, cherries, row, into);
-  }
 }
 
 function integerOf(value: number, scale: number, levels: Levels): number {

@@ -1,8 +1,12 @@
 /**
- * AdamW on host arrays: latent weights and moments never need to be on the device.
+ * AdamW's settings and the constants of one step. The arithmetic is the kernel `adamW` of batch-jobs/kernels/host.ts, which
+ * runs on weights in main memory: latent weights and moments never need to be on the device.
  *   m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  w = w (1 - lr wd) - lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)
  * @source Loshchilov & Hutter 2019, in the form of torch.optim.AdamW
  */
+import { sharedFloat32 } from '../numeric/pool.ts';
+import type { AdamWConstants } from '../numeric/train-tasks.ts';
+
 export interface AdamWSettings {
   readonly beta1: number;
   readonly beta2: number;
@@ -10,47 +14,36 @@ export interface AdamWSettings {
   readonly weightDecay: number;
 }
 
-/** First and second moment of a tensor's gradients, of its length, zero at the start. */
+/** First and second moment of a tensor's gradients, of its length, in shared memory, zero at the start. */
 export interface Moments {
   readonly first: Float32Array;
   readonly second: Float32Array;
 }
 
 export function createMoments(length: number): Moments {
-  return { first: new Float32Array(length), second: new Float32Array(length) };
+  return { first: sharedFloat32(length), second: sharedFloat32(length) };
 }
 
-/**
- * Updates `weight` and `moments` in place.
- * @param gradientScale factor on the gradient, from clipping   @param step counted from 1
- */
-export function adamWStep(
-  weight: Float32Array,
-  gradient: Float32Array,
-  moments: Moments,
+/** @param gradientScale factor on the gradient, from clipping   @param step counted from 1 */
+export function adamWConstants(
   settings: AdamWSettings,
   learningRate: number,
   gradientScale: number,
   step: number,
-): void {
+): AdamWConstants {
   const { beta1, beta2, epsilon, weightDecay } = settings;
-  const { first, second } = moments;
-  const correction1 = 1 - beta1 ** step;
-  const rootCorrection2 = Math.sqrt(1 - beta2 ** step);
-  const stepSize = learningRate / correction1;
-  const decay = 1 - learningRate * weightDecay;
-  for (let i = 0; i < weight.length; i++) {
-    const g = gradient[i] * gradientScale;
-    const m = (first[i] = beta1 * first[i] + (1 - beta1) * g);
-    const v = (second[i] = beta2 * second[i] + (1 - beta2) * g * g);
-    weight[i] = weight[i] * decay - (stepSize * m) / (Math.sqrt(v) / rootCorrection2 + epsilon);
-  }
+  return {
+    gradientScale,
+    beta1,
+    beta2,
+    epsilon,
+    stepSize: learningRate / (1 - beta1 ** step),
+    decay: 1 - learningRate * weightDecay,
+    rootCorrection2: Math.sqrt(1 - beta2 ** step),
+  };
 }
 
-/** Factor that brings the global norm of the gradients to `maxNorm` or less.  @source torch.nn.utils.clip_grad_norm_ */
-export function clippingScale(gradients: Iterable<Float32Array>, maxNorm: number): { norm: number; scale: number } {
-  let squares = 0;
-  for (const gradient of gradients) for (let i = 0; i < gradient.length; i++) squares += gradient[i] * gradient[i];
-  const norm = Math.sqrt(squares);
-  return { norm, scale: Math.min(1, maxNorm / (norm + 1e-6)) };
+/** Factor that brings gradients of this global norm to `maxNorm` or less.  @source torch.nn.utils.clip_grad_norm_ */
+export function clippingScale(norm: number, maxNorm: number): number {
+  return Math.min(1, maxNorm / (norm + 1e-6));
 }

@@ -4,13 +4,13 @@ import type { Cherries, Grid, QuantizedMatrix } from '../../../batch-jobs/src/nu
 import {
   cherryCount,
   dequantizeMatrix,
-  fakeQuant,
   groupCount,
   noCherries,
   quantizeMatrix,
   storedBits,
   topPerRow,
 } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import { updateRows } from '../../../batch-jobs/src/numeric/train-tasks.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 import { golden, unpack } from '../../support/golden.ts';
 
@@ -34,9 +34,11 @@ const { matrices, cases } = golden<QuantizerGolden>('quantizer');
 const bitWidths = [2, 3, 4, 8] as const;
 
 function faked(weight: Float32Array, columns: number, grid: Grid, cherries: Cherries): Float32Array {
-  const result = new Float32Array(weight.length);
-  fakeQuant(weight, columns, grid, cherries, result);
-  return result;
+  const none = new Float32Array(weight.length);
+  const into = new Float32Array(weight.length);
+  const tensor = { weight, gradient: none, first: none, second: none, columns, quantized: { into, cherries } };
+  updateRows({ ranges: [{ tensor, fromRow: 0, untilRow: weight.length / columns }], adamW: null, grid });
+  return into;
 }
 
 /** -0 and 0 are one value to a model. */

@@ -4,13 +4,14 @@ import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-c
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
 import type { Cherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
-import { fakeQuant, noCherries, topPerRow } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import { noCherries, topPerRow } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 import { loadCheckpoint, saveCheckpoint } from '../../../batch-jobs/src/training/checkpoints.ts';
-import { adamWStep, clippingScale, createMoments } from '../../../batch-jobs/src/training/adamw.ts';
+import { clippingScale, createMoments } from '../../../batch-jobs/src/training/adamw.ts';
 import { learningRateAt } from '../../../batch-jobs/src/training/schedule.ts';
 import type { TrainOptions, TrainState } from '../../../batch-jobs/src/training/train.ts';
 import { Trainer, createTrainState } from '../../../batch-jobs/src/training/train.ts';
+import { plainAdamW, plainFakeQuant, plainNorm } from '../../support/plain.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
 import { tinyConfig, tinyWeights } from '../../support/tiny-model.ts';
 
@@ -75,24 +76,23 @@ describe('Trainer', () => {
     const quantized = new Map(weights);
     for (const [name, weight] of weights) {
       if (!isLinear(name)) continue;
-      quantized.set(name, new Float32Array(weight.length));
       const cherries = quantizer?.cherries.get(name) ?? noCherries;
-      fakeQuant(weight, (shapes.get(name) as number[])[1], grid, cherries, quantized.get(name) as Float32Array);
+      quantized.set(name, plainFakeQuant(weight, (shapes.get(name) as number[])[1], grid, cherries));
     }
     const gradients = new Map<string, Float32Array>();
     const decoder = new Decoder(config, { read: (name) => quantized.get(name) as Float32Array });
     const loss = await decoder.lossAndGradients(windows.slice(0, 2), 1 / 30, (name, g) => gradients.set(name, g));
-    const { norm, scale } = clippingScale(
-      [...weights.keys()].map((name) => gradients.get(name) as Float32Array),
-      1,
-    );
+    const norm = plainNorm([...gradients.values()]);
     const learningRate = learningRateAt(0, schedule);
 
     const trainer = new Trainer(options(), createTrainState(tinyWeights()));
-    expect(await trainer.advance()).toEqual({ step: 1, loss: loss / 30, learningRate, gradientNorm: norm });
+    const { gradientNorm, ...record } = await trainer.advance();
+    expect(record).toEqual({ step: 1, loss: loss / 30, learningRate });
+    expect(gradientNorm / norm).toBeCloseTo(1, 12);
+    const scale = clippingScale(gradientNorm, 1);
     for (const [name, weight] of weights) {
       const gradient = gradients.get(name) as Float32Array;
-      adamWStep(weight, gradient, createMoments(weight.length), adamW, learningRate, scale, 1);
+      plainAdamW(weight, gradient, createMoments(weight.length), adamW, learningRate, scale, 1);
       expect(trainer.state.latent.get(name), name).toEqual(weight);
     }
   });
