@@ -27,7 +27,9 @@ const { values, positionals } = parseArgs({
 const unknown = positionals.filter((name) => !(name in suites));
 const repeats = Number(values.repeats);
 if (positionals.length === 0 || unknown.length > 0) {
-  fail(`${unknown.length > 0 ? `Unknown suite ${unknown.join(', ')}. ` : ''}Suites: ${Object.keys(suites).join(', ')}.`);
+  fail(
+    `${unknown.length > 0 ? `Unknown suite ${unknown.join(', ')}. ` : ''}Suites: ${Object.keys(suites).join(', ')}.`,
+  );
 }
 if (!Number.isInteger(repeats) || repeats < 1) fail(`--repeats is "${values.repeats}"; give a whole number from 1.`);
 if (values.size !== 'full' && values.size !== 'small') fail(`--size is "${values.size}"; allowed are full and small.`);
@@ -48,7 +50,9 @@ function print({ name, peer, rows }: SuiteResult): void {
   console.log(`\n${name}, against ${peer}`);
   for (const { what, unit, ours, peer: theirs, ratio, repeats: each, note } of rows) {
     console.log(`  ${what}`);
-    console.log(`    ours ${figure(ours)} ${unit}, peer ${figure(theirs)}: ${ratio.toFixed(2)} x${note ? ` (${note})` : ''}`);
+    console.log(
+      `    ours ${figure(ours)} ${unit}, peer ${figure(theirs)}: ${ratio.toFixed(2)} x${note ? ` (${note})` : ''}`,
+    );
     console.log(`    repeats: ours ${each.ours.map(figure).join(' ')}; peer ${each.peer.map(figure).join(' ')}`);
   }
 }

@@ -64,6 +64,12 @@ export const benchShapes = {
 } as const satisfies Record<string, BenchShape>;
 export type BenchShapeName = keyof typeof benchShapes;
 
+/** The shape as a suite runs it: impact is measured over several windows at once, as in a job. */
+export function shapeFor(suite: string, name: BenchShapeName): BenchShape {
+  const shape: BenchShape = benchShapes[name];
+  return suite === 'impact' ? { ...shape, batchSize: Math.max(4, shape.batchSize) } : shape;
+}
+
 /** Windows that the batches are taken from in turn. */
 export const windowCount = 64;
 

@@ -11,11 +11,11 @@ import { isLinear, tensorShapes } from '../src/models/decoder-config.ts';
 import { noCherries } from '../src/numeric/quantizer.ts';
 import { measureImpact } from '../src/training/impact.ts';
 import { Trainer, createTrainState } from '../src/training/train.ts';
-import { benchShapes, seededWeights, seededWindows, windowCount } from './shapes.ts';
-import type { BenchShape, BenchShapeName } from './shapes.ts';
+import { seededWeights, seededWindows, shapeFor, windowCount } from './shapes.ts';
+import type { BenchShapeName } from './shapes.ts';
 
 const [, , mode, shapeName] = process.argv;
-const shape: BenchShape = benchShapes[shapeName as BenchShapeName];
+const shape = shapeFor(mode, shapeName as BenchShapeName);
 const engine = await openEngine(process.env.CHERRYQ_ENGINE);
 const weights = seededWeights(shape.config);
 const windows = seededWindows(shape, windowCount);

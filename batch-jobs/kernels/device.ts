@@ -17,27 +17,35 @@ const blockSteps: i32 = 256;
 const blockColumns: i32 = 512;
 const leftBlockBytes: usize = 128 * 256 * 4;
 const rightBlockBytes: usize = 256 * 512 * 4;
-const edgeBytes: usize = 64;
 
 /** Queries whose gradients are summed into those of keys and values at once; a multiple of 8. */
 const queriesAtOnce: i32 = 32;
 
 const mostNegative: f32 = -3.4028234663852886e38;
 
+/**
+ * Memory that the kernels may use between calls: constants, a tile, a chunk of a row, then what a kernel needs, which its
+ * `...WorkspaceBytes` tells with these included.
+ */
 let workspace: usize = 0;
+const tileAt: usize = 256;
+const chunkAt: usize = 512;
+const chunkLength: i32 = 2048;
+const reservedBytes: usize = 512 + 2048 * 4;
 
-/** Names the memory that the kernels may use between calls; how much each needs is told by its `...WorkspaceBytes`. */
 export function useWorkspace(at: usize): void {
   workspace = at;
+  writeConstants(at);
+}
+
+/** What every kernel needs, and all that those need whose size is not told by a function of their own. */
+export function leastWorkspaceBytes(): usize {
+  return reservedBytes + leftBlockBytes + rightBlockBytes;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Products
 // ---------------------------------------------------------------------------------------------------------------------
-
-export function matMulWorkspaceBytes(): usize {
-  return leftBlockBytes + rightBlockBytes + edgeBytes;
-}
 
 /**
  * c = a b, or c += a b.  a [m, k], b [k, n], either stored in any order that two strides describe; c [m, n] row-major.
@@ -61,7 +69,7 @@ export function matMul(
     return;
   }
   if (m < 4 && aStep == 4 && bStep == 4) return dotProducts(m, n, k, a, aRow, b, bColumn, c, add);
-  const left = workspace + edgeBytes;
+  const left = workspace + reservedBytes;
   const right = left + leftBlockBytes;
   const cRow = (<usize>n) << 2;
   for (let firstColumn = 0; firstColumn < n; firstColumn += blockColumns) {
@@ -75,16 +83,11 @@ export function matMul(
         for (let j = 0; j < columns; j += 8) {
           const panel = right + ((<usize>j * <usize>steps) << 2);
           for (let i = 0; i < rows; i += 4) {
-            tile(
-              left + ((<usize>i * <usize>steps) << 2),
-              panel,
-              steps,
-              c + <usize>(firstRow + i) * cRow + ((<usize>(firstColumn + j)) << 2),
-              cRow,
-              rows - i,
-              columns - j,
-              add || firstStep > 0,
-            );
+            const from = left + ((<usize>i * <usize>steps) << 2);
+            const to = c + <usize>(firstRow + i) * cRow + ((<usize>(firstColumn + j)) << 2);
+            const more = add || firstStep > 0;
+            if (i + 4 <= rows && j + 8 <= columns) tile(from, panel, steps, to, cRow, more);
+            else edgeTile(from, panel, steps, to, cRow, rows - i, columns - j, more);
           }
         }
       }
@@ -92,8 +95,8 @@ export function matMul(
   }
 }
 
-/** The sums of a 4 x 8 tile of c over packed panels.  @param rows,columns how many of them exist, at least one */
-function tile(a: usize, b: usize, steps: i32, c: usize, cRow: usize, rows: i32, columns: i32, add: bool): void {
+/** The sums of a 4 x 8 tile of c over packed panels.  @param add to what c holds */
+function tile(a: usize, b: usize, steps: i32, c: usize, cRow: usize, add: bool): void {
   let c00 = f32x4.splat(0);
   let c01 = c00;
   let c10 = c00;
@@ -121,27 +124,40 @@ function tile(a: usize, b: usize, steps: i32, c: usize, cRow: usize, rows: i32, 
     b += 32;
     a += 16;
   }
-  putRow(c, c00, c01, columns, add);
-  if (rows > 1) putRow(c + cRow, c10, c11, columns, add);
-  if (rows > 2) putRow(c + 2 * cRow, c20, c21, columns, add);
-  if (rows > 3) putRow(c + 3 * cRow, c30, c31, columns, add);
+  const row1 = c + cRow;
+  const row2 = row1 + cRow;
+  const row3 = row2 + cRow;
+  if (add) {
+    c00 = f32x4.add(c00, v128.load(c));
+    c01 = f32x4.add(c01, v128.load(c, 16));
+    c10 = f32x4.add(c10, v128.load(row1));
+    c11 = f32x4.add(c11, v128.load(row1, 16));
+    c20 = f32x4.add(c20, v128.load(row2));
+    c21 = f32x4.add(c21, v128.load(row2, 16));
+    c30 = f32x4.add(c30, v128.load(row3));
+    c31 = f32x4.add(c31, v128.load(row3, 16));
+  }
+  v128.store(c, c00);
+  v128.store(c, c01, 16);
+  v128.store(row1, c10);
+  v128.store(row1, c11, 16);
+  v128.store(row2, c20);
+  v128.store(row2, c21, 16);
+  v128.store(row3, c30);
+  v128.store(row3, c31, 16);
 }
 
-function putRow(at: usize, low: v128, high: v128, columns: i32, add: bool): void {
-  if (columns >= 8) {
-    if (add) {
-      low = f32x4.add(low, v128.load(at));
-      high = f32x4.add(high, v128.load(at, 16));
+/** A tile of which only some rows or columns exist. */
+function edgeTile(a: usize, b: usize, steps: i32, c: usize, cRow: usize, rows: i32, columns: i32, add: bool): void {
+  const whole = workspace + tileAt;
+  tile(a, b, steps, whole, 32, false);
+  const columnBytes = (<usize>min(columns, 8)) << 2;
+  for (let i: usize = 0; i < <usize>min(rows, 4); i++) {
+    for (let j: usize = 0; j < columnBytes; j += 4) {
+      const value = load<f32>(whole + (i << 5) + j);
+      const to = c + i * cRow + j;
+      store<f32>(to, add ? load<f32>(to) + value : value);
     }
-    v128.store(at, low);
-    v128.store(at, high, 16);
-    return;
-  }
-  v128.store(workspace, low);
-  v128.store(workspace, high, 16);
-  for (let j: usize = 0; j < (<usize>columns) << 2; j += 4) {
-    const value = load<f32>(workspace + j);
-    store<f32>(at + j, add ? load<f32>(at + j) + value : value);
   }
 }
 
@@ -279,41 +295,83 @@ function dot(a: usize, b: usize, length: i32): f32 {
 // Exponential
 // ---------------------------------------------------------------------------------------------------------------------
 
-/**
- * e^x of four numbers, to 2e-7 of its value; 0 below -86.9, the largest float above 88.72, NaN of NaN.
- * x = n ln 2 + r, |r| <= ln 2 / 2; e^r by a polynomial, 2^n by adding n to the exponent.
- * @source the coefficients are those of Cephes' expf (Moshier)
- */
-function exp(x: v128): v128 {
-  const magic = f32x4.splat(12582912);
-  const bounded = f32x4.pmin(f32x4.pmax(x, f32x4.splat(-86.9)), f32x4.splat(88.72));
-  const shifted = f32x4.add(f32x4.mul(bounded, f32x4.splat(1.44269504)), magic);
-  const n = f32x4.sub(shifted, magic);
-  let r = f32x4.sub(bounded, f32x4.mul(n, f32x4.splat(0.693359375)));
-  r = f32x4.add(r, f32x4.mul(n, f32x4.splat(2.1219444e-4)));
-  let p = f32x4.add(f32x4.mul(f32x4.splat(1.98756915e-4), r), f32x4.splat(1.3981999507e-3));
-  p = f32x4.add(f32x4.mul(p, r), f32x4.splat(8.3334519073e-3));
-  p = f32x4.add(f32x4.mul(p, r), f32x4.splat(4.1665795894e-2));
-  p = f32x4.add(f32x4.mul(p, r), f32x4.splat(1.6666665459e-1));
-  p = f32x4.add(f32x4.mul(p, r), f32x4.splat(5.0000001201e-1));
-  p = f32x4.add(f32x4.add(f32x4.mul(f32x4.mul(p, r), r), r), f32x4.splat(1));
-  const result = i32x4.add(p, i32x4.shl(shifted, 23));
-  return v128.andnot(result, f32x4.lt(x, f32x4.splat(-86.9)));
+/** The constants of the exponential, four times each: loaded once before a loop, they stay in registers. */
+function writeConstants(at: usize): void {
+  v128.store(at, f32x4.splat(-86.9));
+  v128.store(at, f32x4.splat(88.72), 16);
+  v128.store(at, f32x4.splat(12582912), 32);
+  v128.store(at, f32x4.splat(1.44269504), 48);
+  v128.store(at, f32x4.splat(0.693359375), 64);
+  v128.store(at, f32x4.splat(-2.1219444e-4), 80);
+  v128.store(at, f32x4.splat(1.98756915e-4), 96);
+  v128.store(at, f32x4.splat(1.3981999507e-3), 112);
+  v128.store(at, f32x4.splat(8.3334519073e-3), 128);
+  v128.store(at, f32x4.splat(4.1665795894e-2), 144);
+  v128.store(at, f32x4.splat(1.6666665459e-1), 160);
+  v128.store(at, f32x4.splat(5.0000001201e-1), 176);
+  v128.store(at, f32x4.splat(1), 192);
 }
 
-/** y = e^x; the exponential of all kernels, for its test.  [length] */
-export function exponential(x: usize, y: usize, length: i32): void {
-  let i = 0;
-  for (; i + 4 <= length; i += 4) {
-    v128.store(y, exp(v128.load(x)));
-    x += 16;
-    y += 16;
+/**
+ * y = e^(x - shift) for pairs of vectors, each with its shift, to 2e-7 of its value: 0 where the exponent is below -86.9,
+ * the largest float or so above 88.72, NaN of NaN.
+ * x = n ln 2 + r, |r| <= ln 2 / 2; e^r by a polynomial, 2^n by adding n to the exponent; n is rounded by adding 1.5 * 2^23.
+ * @source the coefficients are those of Cephes' expf (Moshier)
+ */
+function exponentialPairs(x: usize, y: usize, pairs: i32, shift0: v128, shift1: v128): void {
+  const least = v128.load(workspace);
+  const most = v128.load(workspace, 16);
+  const rounding = v128.load(workspace, 32);
+  const perLog2 = v128.load(workspace, 48);
+  const log2High = v128.load(workspace, 64);
+  const log2Low = v128.load(workspace, 80);
+  const c7 = v128.load(workspace, 96);
+  const c6 = v128.load(workspace, 112);
+  const c5 = v128.load(workspace, 128);
+  const c4 = v128.load(workspace, 144);
+  const c3 = v128.load(workspace, 160);
+  const c2 = v128.load(workspace, 176);
+  const one = v128.load(workspace, 192);
+  for (const end = x + ((<usize>pairs) << 5); x < end; x += 32) {
+    const x0 = f32x4.sub(v128.load(x), shift0);
+    const x1 = f32x4.sub(v128.load(x, 16), shift1);
+    const bounded0 = f32x4.pmin(f32x4.pmax(x0, least), most);
+    const bounded1 = f32x4.pmin(f32x4.pmax(x1, least), most);
+    const shifted0 = f32x4.add(f32x4.mul(bounded0, perLog2), rounding);
+    const shifted1 = f32x4.add(f32x4.mul(bounded1, perLog2), rounding);
+    const n0 = f32x4.sub(shifted0, rounding);
+    const n1 = f32x4.sub(shifted1, rounding);
+    const r0 = f32x4.sub(f32x4.sub(bounded0, f32x4.mul(n0, log2High)), f32x4.mul(n0, log2Low));
+    const r1 = f32x4.sub(f32x4.sub(bounded1, f32x4.mul(n1, log2High)), f32x4.mul(n1, log2Low));
+    let p0 = f32x4.add(f32x4.mul(c7, r0), c6);
+    let p1 = f32x4.add(f32x4.mul(c7, r1), c6);
+    p0 = f32x4.add(f32x4.mul(p0, r0), c5);
+    p1 = f32x4.add(f32x4.mul(p1, r1), c5);
+    p0 = f32x4.add(f32x4.mul(p0, r0), c4);
+    p1 = f32x4.add(f32x4.mul(p1, r1), c4);
+    p0 = f32x4.add(f32x4.mul(p0, r0), c3);
+    p1 = f32x4.add(f32x4.mul(p1, r1), c3);
+    p0 = f32x4.add(f32x4.mul(p0, r0), c2);
+    p1 = f32x4.add(f32x4.mul(p1, r1), c2);
+    p0 = f32x4.add(f32x4.add(f32x4.mul(f32x4.mul(p0, r0), r0), r0), one);
+    p1 = f32x4.add(f32x4.add(f32x4.mul(f32x4.mul(p1, r1), r1), r1), one);
+    v128.store(y, v128.andnot(i32x4.add(p0, i32x4.shl(shifted0, 23)), f32x4.lt(x0, least)));
+    v128.store(y, v128.andnot(i32x4.add(p1, i32x4.shl(shifted1, 23)), f32x4.lt(x1, least)), 16);
+    y += 32;
   }
-  for (; i < length; i++) {
-    v128.store32_lane(y, exp(v128.load32_zero(x)), 0);
-    x += 4;
-    y += 4;
-  }
+}
+
+/** y = e^(x - shift).  x, y [length], which may be one */
+export function exponential(x: usize, y: usize, length: i32, shift: f32): void {
+  const shifts = f32x4.splat(shift);
+  exponentialPairs(x, y, length >> 3, shifts, shifts);
+  const rest = (<usize>(length & 7)) << 2;
+  if (rest == 0) return;
+  const done = (<usize>(length & ~7)) << 2;
+  const last = workspace + tileAt;
+  memory.copy(last, x + done, rest);
+  exponentialPairs(last, last, 1, shifts, shifts);
+  memory.copy(y + done, last, rest);
 }
 
 function sumOfLanes(x: v128): f32 {
@@ -378,23 +436,24 @@ export function rmsNormBackward(
     let sum = sumOfLanes(sums);
     for (; at < rowBytes; at += 4) sum += load<f32>(dy + at) * load<f32>(weight + at) * load<f32>(x + at);
 
-    const projection = (sum * r * r * r) / <f32>columns;
+    const projection = (sum * r * r) / <f32>columns;
     const scales = f32x4.splat(r);
     const projections = f32x4.splat(projection);
     for (at = 0; at < vectorBytes; at += 16) {
-      const dys = f32x4.mul(v128.load(dy + at), scales);
+      const dys = v128.load(dy + at);
       const xs = v128.load(x + at);
-      let result = f32x4.sub(f32x4.mul(dys, v128.load(weight + at)), f32x4.mul(xs, projections));
+      const slopes = f32x4.sub(f32x4.mul(dys, v128.load(weight + at)), f32x4.mul(xs, projections));
+      let result = f32x4.mul(slopes, scales);
       if (residual) result = f32x4.add(result, v128.load(residual + at));
       v128.store(dx + at, result);
-      v128.store(dWeight + at, f32x4.add(v128.load(dWeight + at), f32x4.mul(dys, xs)));
+      v128.store(dWeight + at, f32x4.add(v128.load(dWeight + at), f32x4.mul(dys, f32x4.mul(xs, scales))));
     }
     for (; at < rowBytes; at += 4) {
-      const scaled = load<f32>(dy + at) * r;
+      const d = load<f32>(dy + at);
       const value = load<f32>(x + at);
-      const result = scaled * load<f32>(weight + at) - value * projection;
+      const result = (d * load<f32>(weight + at) - value * projection) * r;
       store<f32>(dx + at, residual ? result + load<f32>(residual + at) : result);
-      store<f32>(dWeight + at, load<f32>(dWeight + at) + scaled * value);
+      store<f32>(dWeight + at, load<f32>(dWeight + at) + d * (value * r));
     }
     x += rowBytes;
     dy += rowBytes;
@@ -409,50 +468,68 @@ export function rmsNormBackward(
 
 /** y = gate sigmoid(gate) up.  All [length] */
 export function swiGlu(gate: usize, up: usize, y: usize, length: i32): void {
-  let i = 0;
-  for (; i + 4 <= length; i += 4) {
-    const g = v128.load(gate);
-    v128.store(y, f32x4.mul(f32x4.mul(g, sigmoid(g)), v128.load(up)));
-    gate += 16;
-    up += 16;
-    y += 16;
+  for (let first = 0; first < length; first += chunkLength) {
+    const count = min(chunkLength, length - first);
+    const bytes = (<usize>count) << 2;
+    const sigmoids = takeSigmoids(gate, count);
+    let at: usize = 0;
+    for (const end = bytes & ~15; at < end; at += 16) {
+      const silu = f32x4.mul(v128.load(gate + at), v128.load(sigmoids + at));
+      v128.store(y + at, f32x4.mul(silu, v128.load(up + at)));
+    }
+    for (; at < bytes; at += 4)
+      store<f32>(y + at, load<f32>(gate + at) * load<f32>(sigmoids + at) * load<f32>(up + at));
+    gate += bytes;
+    up += bytes;
+    y += bytes;
   }
-  for (; i < length; i++) {
-    const g = v128.load32_zero(gate);
-    v128.store32_lane(y, f32x4.mul(f32x4.mul(g, sigmoid(g)), v128.load32_zero(up)), 0);
-    gate += 4;
-    up += 4;
-    y += 4;
-  }
-}
-
-function sigmoid(x: v128): v128 {
-  return f32x4.div(f32x4.splat(1), f32x4.add(f32x4.splat(1), exp(f32x4.neg(x))));
 }
 
 /** dUp = dy silu(gate), dGate = dy up (s + silu(gate) (1 - s)) with s = sigmoid(gate).  All [length] */
 export function swiGluBackward(gate: usize, up: usize, dy: usize, dGate: usize, dUp: usize, length: i32): void {
-  let at: usize = 0;
-  const bytes = (<usize>length) << 2;
-  for (const end = bytes & ~15; at < end; at += 16) {
-    const g = v128.load(gate + at);
-    const d = v128.load(dy + at);
-    const s = sigmoid(g);
-    v128.store(dUp + at, f32x4.mul(d, f32x4.mul(g, s)));
-    v128.store(dGate + at, gateSlope(g, s, f32x4.mul(d, v128.load(up + at))));
-  }
-  for (; at < bytes; at += 4) {
-    const g = v128.load32_zero(gate + at);
-    const d = v128.load32_zero(dy + at);
-    const s = sigmoid(g);
-    v128.store32_lane(dUp + at, f32x4.mul(d, f32x4.mul(g, s)), 0);
-    v128.store32_lane(dGate + at, gateSlope(g, s, f32x4.mul(d, v128.load32_zero(up + at))), 0);
+  const one = f32x4.splat(1);
+  for (let first = 0; first < length; first += chunkLength) {
+    const count = min(chunkLength, length - first);
+    const bytes = (<usize>count) << 2;
+    const sigmoids = takeSigmoids(gate, count);
+    let at: usize = 0;
+    for (const end = bytes & ~15; at < end; at += 16) {
+      const s = v128.load(sigmoids + at);
+      const silu = f32x4.mul(v128.load(gate + at), s);
+      const d = v128.load(dy + at);
+      v128.store(dUp + at, f32x4.mul(d, silu));
+      const slope = f32x4.add(s, f32x4.mul(silu, f32x4.sub(one, s)));
+      v128.store(dGate + at, f32x4.mul(f32x4.mul(d, v128.load(up + at)), slope));
+    }
+    for (; at < bytes; at += 4) {
+      const s = load<f32>(sigmoids + at);
+      const silu = load<f32>(gate + at) * s;
+      const d = load<f32>(dy + at);
+      store<f32>(dUp + at, d * silu);
+      store<f32>(dGate + at, d * load<f32>(up + at) * (s + silu * (1 - s)));
+    }
+    gate += bytes;
+    up += bytes;
+    dy += bytes;
+    dGate += bytes;
+    dUp += bytes;
   }
 }
 
-function gateSlope(g: v128, s: v128, d: v128): v128 {
-  const silu = f32x4.mul(g, s);
-  return f32x4.mul(d, f32x4.add(s, f32x4.mul(silu, f32x4.sub(f32x4.splat(1), s))));
+/** 1 / (1 + e^-x) of a chunk.  @returns where they are */
+function takeSigmoids(x: usize, count: i32): usize {
+  const chunk = workspace + chunkAt;
+  const one = f32x4.splat(1);
+  const bytes = (<usize>count) << 2;
+  let at: usize = 0;
+  for (const end = bytes & ~15; at < end; at += 16) v128.store(chunk + at, f32x4.neg(v128.load(x + at)));
+  for (; at < bytes; at += 4) store<f32>(chunk + at, -load<f32>(x + at));
+  exponential(chunk, chunk, count, 0);
+  // The chunk has room for whole vectors; what lies behind its end is not used.
+  for (at = 0; at < bytes; at += 16) {
+    v128.store(chunk + at, f32x4.div(one, f32x4.add(one, v128.load(chunk + at))));
+  }
+  return chunk;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -494,7 +571,7 @@ export function crossEntropy(
 }
 
 export function distillationWorkspaceBytes(columns: i32): usize {
-  return (<usize>columns) << 2;
+  return reservedBytes + ((<usize>columns) << 2);
 }
 
 /**
@@ -513,7 +590,7 @@ export function distillation(
 ): void {
   const rowBytes = (<usize>columns) << 2;
   const vectorBytes = rowBytes & ~15;
-  const exponentials = workspace;
+  const exponentials = workspace + reservedBytes;
   for (let row = 0; row < rows; row++) {
     const largest = largestOf(logits, columns);
     const sum = sumOfExponentials(logits, columns, largest, dLogits);
@@ -561,30 +638,25 @@ function largestOf(x: usize, length: i32): f32 {
 
 /** Sum of e^(x - largest), in double precision.  @param into receives the terms, or 0 */
 function sumOfExponentials(x: usize, length: i32, largest: f32, into: usize): f64 {
-  const shift = f32x4.splat(largest);
-  let low = f64x2.splat(0);
-  let high = low;
-  let i = 0;
-  for (; i + 4 <= length; i += 4) {
-    const e = exp(f32x4.sub(v128.load(x), shift));
-    if (into) {
-      v128.store(into, e);
-      into += 16;
+  let sum: f64 = 0;
+  for (let first = 0; first < length; first += chunkLength) {
+    const count = min(chunkLength, length - first);
+    const bytes = (<usize>count) << 2;
+    const terms = into ? into : workspace + chunkAt;
+    exponential(x, terms, count, largest);
+    let low = f64x2.splat(0);
+    let high = low;
+    let at: usize = 0;
+    for (const end = bytes & ~15; at < end; at += 16) {
+      const e = v128.load(terms + at);
+      low = f64x2.add(low, f64x2.promote_low_f32x4(e));
+      high = f64x2.add(high, f64x2.promote_low_f32x4(v128.shuffle<f32>(e, e, 2, 3, 2, 3)));
     }
-    low = f64x2.add(low, f64x2.promote_low_f32x4(e));
-    high = f64x2.add(high, f64x2.promote_low_f32x4(v128.shuffle<f32>(e, e, 2, 3, 2, 3)));
-    x += 16;
-  }
-  const both = f64x2.add(low, high);
-  let sum = f64x2.extract_lane(both, 0) + f64x2.extract_lane(both, 1);
-  for (; i < length; i++) {
-    const e = f32x4.extract_lane(exp(f32x4.sub(v128.load32_zero(x), shift)), 0);
-    if (into) {
-      store<f32>(into, e);
-      into += 4;
-    }
-    sum += <f64>e;
-    x += 4;
+    const both = f64x2.add(low, high);
+    sum += f64x2.extract_lane(both, 0) + f64x2.extract_lane(both, 1);
+    for (; at < bytes; at += 4) sum += <f64>load<f32>(terms + at);
+    x += bytes;
+    if (into) into += bytes;
   }
   return sum;
 }
@@ -618,7 +690,7 @@ function roundUp(value: i32, multiple: i32): i32 {
 export function attentionWorkspaceBytes(headDim: i32, width: i32): usize {
   const dims = <usize>roundUp(headDim, 8);
   const keys = <usize>roundUp(width, 4);
-  return edgeBytes + 4 * (3 * keys * dims + 8 * keys + 3 * 8 * dims);
+  return reservedBytes + 4 * (3 * keys * dims + 8 * keys + 3 * 8 * dims);
 }
 
 /**
@@ -646,7 +718,7 @@ export function attention(
   const keys = roundUp(width, 4);
   const matrixBytes = (<usize>keys * <usize>dims) << 2;
   const panelBytes = (<usize>dims) << 5;
-  const rows = workspace + edgeBytes;
+  const rows = workspace + reservedBytes;
   const keyRows = rows + matrixBytes;
   const valueDims = keyRows + matrixBytes;
   const scores = valueDims + matrixBytes;
@@ -677,8 +749,9 @@ export function attention(
         scorePanel(keyRows, queryPanel, headDim, limit, past + first, scores);
         const largest0 = largestDown(scores, limit);
         const largest1 = largestDown(scores + 16, limit);
-        const inverse0 = softmaxDown(scores, limit, largest0);
-        const inverse1 = softmaxDown(scores + 16, limit, largest1);
+        exponentialPairs(scores, scores, limit, largest0, largest1);
+        const inverse0 = inverseSumDown(scores, limit);
+        const inverse1 = inverseSumDown(scores + 16, limit);
         v128.store(stats, largest0);
         v128.store(stats, largest1, 16);
         v128.store(stats, inverse0, 32);
@@ -687,7 +760,7 @@ export function attention(
         const seen = min(limit, width);
         for (let d = 0; d < headDim; d += 4) {
           const to = outPanel + ((<usize>d) << 5);
-          tile(valueDims + ((<usize>d * <usize>width) << 2), scores, seen, to, 32, 4, 8, false);
+          tile(valueDims + ((<usize>d * <usize>width) << 2), scores, seen, to, 32, false);
         }
         for (let d: usize = 0; d < <usize>headDim; d++) {
           const column = outPanel + (d << 5);
@@ -705,7 +778,7 @@ export function attention(
 export function attentionBackwardWorkspaceBytes(headDim: i32, width: i32): usize {
   const dims = <usize>roundUp(headDim, 8);
   const keys = <usize>roundUp(width, 4);
-  return edgeBytes + 4 * (6 * keys * dims + 16 * keys + 2 * keys * queriesAtOnce + (3 * queriesAtOnce + 24) * dims);
+  return reservedBytes + 4 * (6 * keys * dims + 16 * keys + 2 * keys * queriesAtOnce + (3 * queriesAtOnce + 24) * dims);
 }
 
 /** @param dOut [windows * length, heads * headDim]   @param dq,dk,dv receive the gradients, in the shapes of q, k and v */
@@ -734,7 +807,7 @@ export function attentionBackward(
   const panelBytes = rowBytes << 3;
   const tileBytes = <usize>queriesAtOnce * rowBytes;
   const packedBytes = (<usize>keys * queriesAtOnce) << 2;
-  const rows = workspace + edgeBytes;
+  const rows = workspace + reservedBytes;
   const keyRows = rows + matrixBytes;
   const keyDims = keyRows + matrixBytes;
   const valueRows = keyDims + matrixBytes;
@@ -784,14 +857,15 @@ export function attentionBackward(
           // The probabilities again, then dScores = probabilities (dProbabilities - their mean under the probabilities).
           scorePanel(keyRows, queryPanel, headDim, limit, past + first, probabilities);
           scorePanelUnmasked(valueRows, dOutPanel, headDim, limit, dScores);
-          scoreGradientDown(probabilities, dScores, limit, v128.load(stats), v128.load(stats, 32));
-          scoreGradientDown(probabilities + 16, dScores + 16, limit, v128.load(stats, 16), v128.load(stats, 48));
+          exponentialPairs(probabilities, probabilities, limit, v128.load(stats), v128.load(stats, 16));
+          scoreGradientDown(probabilities, dScores, limit, v128.load(stats, 32));
+          scoreGradientDown(probabilities + 16, dScores + 16, limit, v128.load(stats, 48));
           stats += 64;
 
           const seen = min(limit, width);
           for (let d = 0; d < headDim; d += 4) {
             const to = dQueryPanel + ((<usize>d) << 5);
-            tile(keyDims + ((<usize>d * <usize>width) << 2), dScores, seen, to, 32, 4, 8, false);
+            tile(keyDims + ((<usize>d * <usize>width) << 2), dScores, seen, to, 32, false);
           }
           for (let r = 0; r < count; r++) {
             const angle = <usize>(past + first + r) * halfBytes;
@@ -827,8 +901,8 @@ export function attentionBackward(
           for (let d = 0; d < dims; d += 8) {
             const to = <usize>key * rowBytes + ((<usize>d) << 2);
             const column = ((<usize>d * <usize>tileSteps) << 2) + ((<usize>skipped) << 5);
-            tile(packedDScores + from, queryDims + column, steps, dKeys + to, rowBytes, 4, 8, true);
-            tile(packedProbabilities + from, dOutDims + column, steps, dValues + to, rowBytes, 4, 8, true);
+            tile(packedDScores + from, queryDims + column, steps, dKeys + to, rowBytes, true);
+            tile(packedProbabilities + from, dOutDims + column, steps, dValues + to, rowBytes, true);
           }
         }
       }
@@ -951,7 +1025,7 @@ function scorePanel(keyRows: usize, queryPanel: usize, headDim: i32, limit: i32,
 function scorePanelUnmasked(keyRows: usize, queryPanel: usize, headDim: i32, limit: i32, scores: usize): void {
   for (let key = 0; key < limit; key += 4) {
     const from = keyRows + ((<usize>key * <usize>headDim) << 2);
-    tile(from, queryPanel, headDim, scores + ((<usize>key) << 5), 32, 4, 8, false);
+    tile(from, queryPanel, headDim, scores + ((<usize>key) << 5), 32, false);
   }
 }
 
@@ -962,28 +1036,24 @@ function largestDown(at: usize, limit: i32): v128 {
   return largest;
 }
 
-/** Replaces scores by exponentials.  @returns the inverse of each lane's sum */
-function softmaxDown(at: usize, limit: i32, largest: v128): v128 {
+/** The inverse of each lane's sum.  @param at [limit][8], four lanes of it */
+function inverseSumDown(at: usize, limit: i32): v128 {
   let sum = f32x4.splat(0);
-  for (const end = at + ((<usize>limit) << 5); at < end; at += 32) {
-    const e = exp(f32x4.sub(v128.load(at), largest));
-    v128.store(at, e);
-    sum = f32x4.add(sum, e);
-  }
+  for (const end = at + ((<usize>limit) << 5); at < end; at += 32) sum = f32x4.add(sum, v128.load(at));
   return f32x4.div(f32x4.splat(1), sum);
 }
 
-/** Scores become probabilities, the probabilities' gradients those of the scores.  Four lanes of [limit][8] each */
-function scoreGradientDown(scores: usize, gradients: usize, limit: i32, largest: v128, inverse: v128): void {
+/** Exponentials become probabilities, the probabilities' gradients those of the scores.  Four lanes of [limit][8] each */
+function scoreGradientDown(exponentials: usize, gradients: usize, limit: i32, inverse: v128): void {
   const bytes = (<usize>limit) << 5;
   let mean = f32x4.splat(0);
   for (let at: usize = 0; at < bytes; at += 32) {
-    const p = f32x4.mul(exp(f32x4.sub(v128.load(scores + at), largest)), inverse);
-    v128.store(scores + at, p);
+    const p = f32x4.mul(v128.load(exponentials + at), inverse);
+    v128.store(exponentials + at, p);
     mean = f32x4.add(mean, f32x4.mul(p, v128.load(gradients + at)));
   }
   for (let at: usize = 0; at < bytes; at += 32) {
-    const p = v128.load(scores + at);
+    const p = v128.load(exponentials + at);
     v128.store(gradients + at, f32x4.mul(p, f32x4.sub(v128.load(gradients + at), mean)));
   }
 }

@@ -9,6 +9,7 @@ import { topPerRow } from '../../batch-jobs/src/numeric/quantizer.ts';
 import { measureImpact } from '../../batch-jobs/src/training/impact.ts';
 import { temporaryStore } from '../support/temporary-store.ts';
 import { tinyConfig, tinyWeights } from '../support/tiny-model.ts';
+import { testEngine } from '../support/engine.ts';
 
 const config = parseModelConfig(tinyConfig);
 const weights = tinyWeights();
@@ -19,7 +20,7 @@ const q = 'model.layers.1.self_attn.q_proj.weight';
 let study: ImpactStudy;
 let impact: Map<string, Float32Array>;
 beforeAll(async () => {
-  await openEngine('wasm');
+  await openEngine(testEngine);
   study = await makeImpactStudy(config, weights, windows, 0.05, async () => {});
   impact = await measureImpact(config, weights, windows, async () => {});
 });

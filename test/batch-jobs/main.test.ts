@@ -9,6 +9,7 @@ import { FolderStore } from '../../batch-jobs/src/storage/index.ts';
 import { temporaryFolder } from '../support/temporary-store.ts';
 import type { TinyJob } from '../support/tiny-model.ts';
 import { tinyModelPrefix, tinyWeights, writeTinyJob, writeTinyModel } from '../support/tiny-model.ts';
+import { testEngine } from '../support/engine.ts';
 
 const repository = fileURLToPath(new URL('../../', import.meta.url));
 
@@ -16,7 +17,7 @@ const repository = fileURLToPath(new URL('../../', import.meta.url));
 async function runTrainer(variables: Record<string, string>, stopWhen?: () => Promise<boolean>) {
   const trainer = spawn(process.execPath, ['--import', 'tsx', join(repository, 'batch-jobs/src/main.ts')], {
     cwd: repository,
-    env: { ...process.env, CHERRYQ_ENGINE: 'wasm', CHERRYQ_STORE: '', CHERRYQ_JOB: '', ...variables },
+    env: { ...process.env, CHERRYQ_ENGINE: testEngine, CHERRYQ_STORE: '', CHERRYQ_JOB: '', ...variables },
     stdio: ['ignore', 'inherit', 'pipe'],
   });
   let stderr = '';

@@ -23,6 +23,7 @@ import {
   writeTinyJob,
   writeTinyModel,
 } from '../support/tiny-model.ts';
+import { testEngine } from '../support/engine.ts';
 
 async function prepare(job: TinyJob, model?: TinyModel, empty?: Store): Promise<{ store: Store; prefix: string }> {
   const store = empty ?? (await temporaryStore());
@@ -36,7 +37,7 @@ async function attempt(store: Store, prefix: string, stopAfter = Infinity): Prom
   if (job === null) throw new Error('the job has ended');
   let left = stopAfter;
   try {
-    await runJob({ store, job, forcedEngine: 'wasm', stopRequested: () => left-- <= 0 });
+    await runJob({ store, job, forcedEngine: testEngine, stopRequested: () => left-- <= 0 });
   } finally {
     await job.flush();
   }
@@ -113,7 +114,7 @@ describe.each(combinations)('a job with $method at $bits bits', ({ method, bits 
     }
     expect(manifest).toMatchObject({
       scheme: { method, bits, groupSize: 16 },
-      engine: 'wasm',
+      engine: testEngine,
       formats: ['native', 'hf'],
     });
   });
@@ -153,7 +154,7 @@ describe.each(combinations)('a job with $method at $bits bits', ({ method, bits 
       'evaluate',
       'report',
     ]);
-    expect(events[0]).toMatchObject({ type: 'job.started', attempt: 1, engine: 'wasm', resumedFromStep: null });
+    expect(events[0]).toMatchObject({ type: 'job.started', attempt: 1, engine: testEngine, resumedFromStep: null });
     expect(events.at(-1)?.type).toBe('job.succeeded');
     const progress = events.flatMap((event) => (event.type === 'progress' ? [event.progress] : []));
     const fractions = progress.map(({ fraction }) => fraction);
@@ -294,7 +295,7 @@ describe('a job that is stopped', () => {
     const job = await JobFolder.claim(store, prefix);
     if (job === null) throw new Error('the job has ended');
     await JobFolder.claim(store, prefix);
-    const options = { store, job, forcedEngine: 'wasm', stopRequested: () => false };
+    const options = { store, job, forcedEngine: testEngine, stopRequested: () => false };
     await expect(runJob(options)).rejects.toThrow(InterruptedError);
     expect(await artifactsOf(store, prefix)).toEqual({});
   });

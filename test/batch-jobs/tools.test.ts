@@ -7,11 +7,12 @@ import { runJob } from '../../batch-jobs/src/run-job.ts';
 import { FolderStore } from '../../batch-jobs/src/storage/index.ts';
 import { temporaryFolder } from '../support/temporary-store.ts';
 import { tinyModelPrefix, tinyText, tinyWeights, writeTinyJob, writeTinyModel } from '../support/tiny-model.ts';
+import { testEngine } from '../support/engine.ts';
 
 let root: string;
 let original: string;
 beforeEach(async () => {
-  vi.stubEnv('CHERRYQ_ENGINE', 'wasm');
+  vi.stubEnv('CHERRYQ_ENGINE', testEngine);
   root = temporaryFolder();
   original = join(root, 'original');
   await writeTinyModel(new FolderStore(root), 'original/');
@@ -24,7 +25,7 @@ async function compress(): Promise<string> {
   const prefix = await writeTinyJob(store, { scheme: { method: 'cherryq', bits: 4 }, training: { tokens: 128 } });
   const job = await JobFolder.claim(store, prefix);
   if (job === null) throw new Error('the job has ended');
-  await runJob({ store, job, forcedEngine: 'wasm', stopRequested: () => false });
+  await runJob({ store, job, forcedEngine: testEngine, stopRequested: () => false });
   return join(root, prefix, 'artifacts');
 }
 
@@ -81,7 +82,7 @@ describe('evaluateFolder', () => {
       await evaluateFolder(join(artifacts, 'hf'), text),
     ];
     expect([before.format, native.format, hf.format]).toEqual(['original', 'native', 'original']);
-    expect(before.engine).toBe('wasm');
+    expect(before.engine).toBe(testEngine);
     expect(Math.abs(native.perplexity / hf.perplexity - 1)).toBeLessThan(1e-3);
     expect(native.tokens).toBe(before.tokens);
     expect(native.perplexity).not.toBe(before.perplexity);

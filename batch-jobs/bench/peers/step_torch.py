@@ -29,7 +29,8 @@ def load():
     for tensor in shape['tensors']:
         size = int(np.prod(tensor['shape']))
         values = torch.from_numpy(flat[at:at + size].reshape(tensor['shape'])).clone().to(device)
-        weights[tensor['name']] = values.requires_grad_(mode != 'eval')
+        wants = mode == 'step' or (mode == 'impact' and 'proj' in tensor['name'])
+        weights[tensor['name']] = values.requires_grad_(wants)
         at += size
     return weights
 

@@ -8,7 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { peerPython } from '../peers/environment.ts';
 import type { SuiteOptions, SuiteResult, SuiteRow } from '../result.ts';
 import { rowOf } from '../result.ts';
-import { benchShapes, seededWindows, windowCount, writeShape } from '../shapes.ts';
+import { seededWindows, shapeFor, windowCount, writeShape } from '../shapes.ts';
 import type { BenchShapeName } from '../shapes.ts';
 
 export type DeviceSuite = 'step' | 'impact' | 'eval';
@@ -21,10 +21,10 @@ const lossTolerance = 2e-3;
 export async function runDeviceSuite(name: DeviceSuite, options: SuiteOptions): Promise<SuiteResult> {
   const python = await peerPython(['numpy', 'torch']);
   const script = path.resolve('batch-jobs/bench/peers/step_torch.py');
-  const shapes: BenchShapeName[] = (process.env.SHAPES?.split(',') as BenchShapeName[]) ?? ['15m', '7b-block'];
+  const shapes: BenchShapeName[] = options.size === 'small' ? ['15m'] : ['15m', '7b-block'];
   const rows: SuiteRow[] = [];
   for (const shapeName of shapes) {
-    const shape = benchShapes[shapeName];
+    const shape = shapeFor(name, shapeName);
     const folder = await mkdtemp(path.join(options.folder, 'cherryq-bench-'));
     try {
       await writeShape(folder, shape, seededWindows(shape, windowCount));

@@ -5,7 +5,14 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { InputError } from '../errors.ts';
-import { mendWasmKernels } from './wasm-kernels.ts';
+import { registerComposedKernels } from './composed-kernels.ts';
+import { registerNativeKernels } from './native-kernels.ts';
+import { openNative } from './native/load.ts';
+import type { NativeEngine } from './native/load.ts';
+import { wasmBackend } from './wasm-backend.ts';
+import { registerWasmKernels } from './wasm-kernels.ts';
+import type { EngineMemory } from './wasm-memory.ts';
+import { boundWasmMemory, wasmMemory } from './wasm-memory.ts';
 
 export const engineNames = ['gpu', 'native', 'wasm', 'cpu'] as const;
 export type EngineName = (typeof engineNames)[number];
@@ -14,6 +21,10 @@ export interface Engine {
   readonly name: EngineName;
   /** Why this one: for logs and results. */
   readonly reason: string;
+  /** What of TensorFlow it is made of; null for `wasm` and `cpu`. */
+  readonly native: NativeEngine | null;
+  /** The faster kinds, each with what kept it from being taken; empty for a forced one. */
+  readonly passedOver: { readonly name: EngineName; readonly failure: string }[];
 }
 
 /** Opens the engine for the process; tensors live on it from then on.  @throws InputError when a forced one is absent */
@@ -26,53 +37,63 @@ export async function openEngine(forced: string | undefined): Promise<Engine> {
     );
   }
   const wanted = forced ? [forced as EngineName] : engineNames;
-  const failures: string[] = [];
+  const passedOver: Engine['passedOver'] = [];
   for (const name of wanted) {
-    const failure = await tryEngine(name);
+    const { failure, native } = await tryEngine(name);
     if (failure === null) {
       await tf.ready();
+      registerKernels(name);
       const reason = forced
         ? `CHERRYQ_ENGINE=${name}`
-        : failures.length === 0
+        : passedOver.length === 0
           ? 'the fastest kind'
-          : `the best one present (${failures.join('; ')})`;
-      return { name, reason };
+          : `the best one present (${listed(passedOver)})`;
+      return { name, reason, native, passedOver };
     }
-    failures.push(`${name}: ${failure}`);
+    passedOver.push({ name, failure });
   }
-  throw new InputError('engine_absent', `No engine could be opened: ${failures.join('; ')}.`, 'CHERRYQ_ENGINE');
+  throw new InputError('engine_absent', `No engine could be opened: ${listed(passedOver)}.`, 'CHERRYQ_ENGINE');
 }
 
-/** @returns null when the engine is open, else why it is not */
-async function tryEngine(name: EngineName): Promise<string | null> {
+/** Memory of the engine that is open; null for those that have no limit of their own. */
+export function engineMemory(): EngineMemory | null {
+  return tf.getBackend() === 'wasm' ? wasmMemory(wasmBackend()) : null;
+}
+
+/** Gives the engine that is open the operations of fused.ts. */
+function registerKernels(name: EngineName): void {
   switch (name) {
     case 'gpu':
-      return tryNative('@tensorflow/tfjs-node-gpu');
     case 'native':
-      return tryNative('@tensorflow/tfjs-node');
+      return registerNativeKernels();
     case 'wasm':
-      return tryWasm();
+      boundWasmMemory(wasmBackend());
+      return registerWasmKernels();
     case 'cpu':
-      await import('@tensorflow/tfjs-backend-cpu');
-      return (await tf.setBackend('cpu')) ? null : 'did not start';
+      return registerComposedKernels('cpu');
   }
 }
 
-/** The native packages register a backend called `tensorflow` on the one tfjs-core of the process when imported. */
-async function tryNative(packageName: string): Promise<string | null> {
-  if (tf.findBackend('tensorflow') === null) {
-    try {
-      await import(packageName);
-    } catch (error) {
-      const missing = error instanceof Error && 'code' in error && error.code === 'ERR_MODULE_NOT_FOUND';
-      return missing
-        ? 'not installed'
-        : `does not load (${error instanceof Error ? error.message.split('\n')[0] : String(error)})`;
+function listed(passedOver: Engine['passedOver']): string {
+  return passedOver.map(({ name, failure }) => `${name}: ${failure}`).join('; ');
+}
+
+/** `failure` is null when the engine is open, else it says why it is not. */
+async function tryEngine(name: EngineName): Promise<{ failure: string | null; native: NativeEngine | null }> {
+  switch (name) {
+    case 'gpu':
+    case 'native': {
+      const outcome = await openNative(name === 'gpu' ? 'gpu' : 'cpu');
+      return 'failure' in outcome
+        ? { failure: outcome.failure, native: null }
+        : { failure: null, native: outcome.engine };
     }
-  } else if (packageName.endsWith('-gpu')) {
-    return 'not installed';
+    case 'wasm':
+      return { failure: await tryWasm(), native: null };
+    case 'cpu':
+      await import('@tensorflow/tfjs-backend-cpu');
+      return { failure: (await tf.setBackend('cpu')) ? null : 'did not start', native: null };
   }
-  return (await tf.setBackend('tensorflow')) ? null : 'did not start';
 }
 
 async function tryWasm(): Promise<string | null> {
@@ -80,6 +101,5 @@ async function tryWasm(): Promise<string | null> {
   const packageFile = new URL(import.meta.resolve('@tensorflow/tfjs-backend-wasm'));
   setWasmPaths(decodeURIComponent(new URL('.', packageFile).pathname));
   if (!(await tf.setBackend('wasm'))) return 'WebAssembly did not start';
-  mendWasmKernels();
   return null;
 }

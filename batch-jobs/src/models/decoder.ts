@@ -4,6 +4,8 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
+import type { Wanted } from '../engine/fused.ts';
+import { rmsNorm, rmsNormBackward } from '../engine/fused.ts';
 import type { BlockWeightName, DecoderConfig } from './decoder-config.ts';
 import {
   blockPrefix,
@@ -11,9 +13,10 @@ import {
   embeddingName,
   finalNormName,
   headName,
+  linearNames,
   tensorShapes,
 } from './decoder-config.ts';
-import type { BlockActivations, BlockWeights, KeyValueCache, Positions } from './layers.ts';
+import type { BlockActivations, BlockWeights, GradientReduction, KeyValueCache, Positions } from './layers.ts';
 import {
   blockBackward,
   blockForward,
@@ -22,9 +25,6 @@ import {
   headLoss,
   headLossBackward,
   linear,
-  oneHot,
-  rmsNorm,
-  rmsNormBackward,
 } from './layers.ts';
 
 /** Where the walk gets a tensor, by its full name, as float32 in row-major order. */
@@ -32,16 +32,35 @@ export interface WeightSource {
   read(name: string): Promise<Float32Array> | Float32Array;
 }
 
-/** Distribution that the tokens `from` to `until` (exclusive) should have, [tokens, vocabSize]; the caller disposes of it. */
-type Wanted = (from: number, until: number) => Tensor2D;
+/** What the tokens `from` to `until` (exclusive) should be; the caller disposes of it. */
+type WantedAt = (from: number, until: number) => Wanted;
 
-/** Takes the gradient of one tensor; the array is the callee's. */
+/** Takes the gradient of one tensor, or the sum of its squares; the array is the callee's. */
 export type GradientConsumer = (name: string, gradient: Float32Array) => void;
+
+export interface GradientRequest {
+  /** Factor on the sum of the tokens' losses of a part before it is differentiated. */
+  readonly gradientScale: number;
+  /** `sum` gives the gradient of every tensor, `sumOfSquares` that over windows, of the blocks' linear layers alone. */
+  readonly reduction: GradientReduction;
+  readonly consume: GradientConsumer;
+  /** Model of the same shape whose distribution is learned in place of the text's next tokens. */
+  readonly teacher?: Decoder | null;
+}
+
+type BlockGradients = Record<BlockWeightName, Tensor>;
+
+/** Windows that run through the model together. */
+interface Part {
+  readonly inputs: Int32Array;
+  readonly targets: Int32Array;
+  readonly positions: Positions;
+}
 
 export interface DecoderLimits {
   /** Logits of the head held at once. */
   readonly logits: number;
-  /** Bytes of activations kept between the forward and the backward pass; above this a block is run again instead. */
+  /** Bytes of activations kept between the forward and the backward pass; a block that finds no room is run again. */
   readonly keptBytes: number;
 }
 
@@ -60,76 +79,83 @@ export class Decoder {
   }
 
   /**
-   * Loss of a batch and its gradients, block by block from the last to the first.
-   * @param windows token ids, all of one length; each token but a window's first is predicted from those before it
-   * @param gradientScale factor on the sum of the tokens' losses before it is differentiated
-   * @param teacher model of the same shape whose distribution is learned in place of the text's next tokens
-   * @returns sum of the cross-entropies, in nats, over windows x (length - 1) tokens
+   * Loss of a batch and its gradients, block by block from the last to the first. A block's weights are on the device once
+   * for all parts of the batch, and its gradients leave it once.
+   * @param parts of token ids, run one after another, all windows of one length; each token but a window's first is
+   * predicted from those before it
+   * @returns sum of the cross-entropies, in nats, over all windows x (length - 1) tokens
    */
   async lossAndGradients(
-    windows: readonly Int32Array[],
-    gradientScale: number,
-    consume: GradientConsumer,
-    teacher: Decoder | null = null,
+    parts: readonly (readonly Int32Array[])[],
+    { gradientScale, reduction, consume, teacher = null }: GradientRequest,
   ): Promise<number> {
     const { config } = this;
-    const length = windows[0].length - 1;
-    const positions = createPositions(config, windows.length, length);
+    const allPositions = new Map<number, Positions>();
+    const batch = parts.map((windows) => this.partOf(windows, allPositions));
     const embedding = await this.weights.read(embeddingName);
-    const inputs = joinTokens(windows, 0, length);
-    const keep = this.keptBytes(windows.length, length) <= this.limits.keptBytes;
 
-    // 1. Forward: keep each block's input, or, where memory allows, all that its backward pass needs.
-    let x = this.embed(embedding, inputs);
-    const steps: (Tensor2D | BlockActivations)[] = [];
+    // 1. Forward: keep each block's input, or, as long as there is room, all that its backward pass needs.
+    let x = batch.map(({ inputs }) => this.embed(embedding, inputs));
+    const steps: (Tensor2D | BlockActivations)[][] = [];
+    let room = this.limits.keptBytes;
+    let weights: BlockWeights | null = null;
     for (let block = 0; block < config.numHiddenLayers; block++) {
-      const weights = await this.upload(block);
-      const input = x;
-      const { y, step } = tf.tidy(() => {
-        const { y, kept } = blockForward(config, weights, input, positions);
-        return { y, step: keep ? kept : input };
-      });
-      steps.push(step);
-      tf.dispose(Object.values(weights));
-      x = y;
+      tf.dispose(Object.values(weights ?? {}));
+      const own = (weights = await this.upload(block));
+      const results = batch.map(({ positions }, part) =>
+        tf.tidy(() => {
+          const { y, kept } = blockForward(config, own, x[part], positions);
+          const fits = bytesOf(kept) <= room;
+          if (fits) room -= bytesOf(kept);
+          return { y, step: fits ? kept : x[part] };
+        }),
+      );
+      steps.push(results.map(({ step }) => step));
+      x = results.map(({ y }) => y);
     }
 
-    // 2. The final norm and the head, in chunks of tokens.
-    const targets = joinTokens(windows, 1, length + 1);
-    const taught = teacher && (await teacher.probabilities(inputs, positions));
-    const wanted: Wanted = taught?.at ?? ((from, until) => oneHot(targets.slice(from, until), config.vocabSize));
+    // 2. The final norm and the head.
     const tied = config.tieWordEmbeddings ? embedding : null;
-    const head = await this.headBackward(x, wanted, gradientScale, tied, consume);
-    taught?.dispose();
-    x.dispose();
+    const head = await this.headBackward(batch, x, gradientScale, tied, reduction === 'sum', teacher);
     let dy = head.dx;
 
-    // 3. Backward: from the last block to the first, each gradient handed on at once.
+    // 3. Backward: from the last block, whose weights are still there, to the first, each gradient handed on at once.
     for (let block = config.numHiddenLayers - 1; block >= 0; block--) {
-      const weights = await this.upload(block);
-      const step = steps[block];
-      const { dx, gradients } = tf.tidy(() => {
-        const kept = step instanceof tf.Tensor ? blockForward(config, weights, step, positions).kept : step;
-        return blockBackward(config, weights, kept, positions, dy);
-      });
-      for (const name of blockWeightNames) {
-        consume(blockPrefix(block) + name, gradients[name].dataSync() as Float32Array);
+      const own: BlockWeights = (weights ??= await this.upload(block));
+      let reduced: BlockGradients | null = null;
+      for (const [part, { positions }] of batch.entries()) {
+        const step = steps[block][part];
+        const before: BlockGradients | null = reduced;
+        const result: { dx: Tensor2D; gradients: BlockGradients } = tf.tidy(() => {
+          const kept = step instanceof tf.Tensor ? blockForward(config, own, step, positions).kept : step;
+          const { dx, gradients } = blockBackward(config, own, kept, positions, dy[part], reduction);
+          return { dx, gradients: before ? addGradients(before, gradients) : gradients };
+        });
+        tf.dispose([step, dy[part], Object.values(before ?? {})]);
+        dy[part] = result.dx;
+        reduced = result.gradients;
       }
-      tf.dispose([
-        Object.values(weights),
-        Object.values(gradients),
-        step instanceof tf.Tensor ? step : Object.values(step),
-        dy,
-      ]);
-      dy = dx;
+      tf.dispose(Object.values(own));
+      weights = null;
+      for (const name of reduction === 'sum' ? blockWeightNames : linearNames) {
+        const gradient = (reduced as unknown as BlockGradients)[name];
+        consume(blockPrefix(block) + name, gradient.dataSync() as Float32Array);
+      }
+      tf.dispose(Object.values(reduced as unknown as BlockGradients));
     }
 
     // 4. The embedding: rows of dy are summed by token; a tied head adds its own.
-    const dEmbedding = head.dTied ?? new Float32Array(embedding.length);
-    addRowsByToken(dEmbedding, dy.dataSync() as Float32Array, inputs, config.hiddenSize);
-    consume(embeddingName, dEmbedding);
-    dy.dispose();
-    disposePositions(positions);
+    if (reduction === 'sum') {
+      consume(finalNormName, head.dNorm);
+      if (head.dHead && !tied) consume(headName, head.dHead);
+      const dEmbedding = (tied && head.dHead) ?? new Float32Array(embedding.length);
+      batch.forEach(({ inputs }, part) =>
+        addRowsByToken(dEmbedding, dy[part].dataSync() as Float32Array, inputs, config.hiddenSize),
+      );
+      consume(embeddingName, dEmbedding);
+    }
+    tf.dispose(dy);
+    allPositions.forEach(disposePositions);
     return head.loss;
   }
 
@@ -179,9 +205,7 @@ export class Decoder {
         rmsNorm(tf.tensor2d(batch.hidden, [batch.count * length, config.hiddenSize]), norm, config.rmsNormEps),
       );
       for (const { from, until } of this.chunks(batch.targets.length)) {
-        const losses = tf.tidy(() =>
-          headLoss(rowsOf(x, from, until), head, oneHot(batch.targets.slice(from, until), config.vocabSize)),
-        );
+        const losses = tf.tidy(() => headLoss(rowsOf(x, from, until), head, wantedIds(batch.targets)(from, until)));
         result.set((await losses.data()) as Float32Array, done + from);
         losses.dispose();
       }
@@ -223,53 +247,74 @@ export class Decoder {
     return values;
   }
 
-  /** What this model gives as next tokens, chunk by chunk, so that its probabilities never exist whole. */
-  private async probabilities(tokens: Int32Array, positions: Positions): Promise<{ at: Wanted; dispose(): void }> {
+  /** What this model gives as next tokens of each part, chunk by chunk, so that its logits never exist whole. */
+  private async logits(batch: readonly Part[]): Promise<{ at: readonly WantedAt[]; dispose(): void }> {
     const { config } = this;
     const embedding = await this.weights.read(embeddingName);
-    let x = this.embed(embedding, tokens);
+    let x = batch.map(({ inputs }) => this.embed(embedding, inputs));
     for (let block = 0; block < config.numHiddenLayers; block++) {
       const weights = await this.upload(block);
-      const input = x;
-      x = tf.tidy(() => blockForward(config, weights, input, positions).y);
-      tf.dispose([Object.values(weights), input]);
+      const y = batch.map(({ positions }, part) => tf.tidy(() => blockForward(config, weights, x[part], positions).y));
+      tf.dispose([Object.values(weights), x]);
+      x = y;
     }
     const { norm, head } = await this.uploadHead(config.tieWordEmbeddings ? embedding : null);
-    const normed = tf.tidy(() => rmsNorm(x, norm, config.rmsNormEps));
+    const normed = x.map((rows) => rmsNorm(rows, norm, config.rmsNormEps));
     tf.dispose([norm, x]);
     return {
-      at: (from, until) => tf.tidy(() => tf.softmax(linear(rowsOf(normed, from, until), head))),
+      at: normed.map((rows) => (from, until) => ({
+        logits: tf.tidy(() => linear(rowsOf(rows, from, until), head)),
+      })),
       dispose: () => tf.dispose([normed, head]),
     };
   }
 
+  /** Disposes of `x`.  @param wantsHead whether dHead is needed */
   private async headBackward(
-    x: Tensor2D,
-    wanted: Wanted,
+    batch: readonly Part[],
+    x: readonly Tensor2D[],
     scale: number,
     tied: Float32Array | null,
-    consume: GradientConsumer,
-  ): Promise<{ loss: number; dx: Tensor2D; dTied: Float32Array | null }> {
+    wantsHead: boolean,
+    teacher: Decoder | null,
+  ): Promise<{ loss: number; dx: Tensor2D[]; dNorm: Float32Array; dHead: Float32Array | null }> {
     const { config } = this;
+    const taught = teacher && (await teacher.logits(batch));
     const { norm, head } = await this.uploadHead(tied);
-    const normed = tf.tidy(() => rmsNorm(x, norm, config.rmsNormEps));
     let loss = 0;
-    let dHead: Tensor2D = tf.zeros(head.shape);
-    const dNormedChunks: Tensor2D[] = [];
-    for (const { from, until } of this.chunks(x.shape[0])) {
-      const part = tf.tidy(() => headLossBackward(rowsOf(normed, from, until), head, wanted(from, until), scale));
-      for (const value of part.losses.dataSync()) loss += value;
-      const sum: Tensor2D = tf.add(dHead, part.dHead);
-      tf.dispose([dHead, part.dHead, part.losses]);
-      dHead = sum;
-      dNormedChunks.push(part.dx);
+    let dHead: Tensor2D | undefined;
+    const dNorm = new Float32Array(config.hiddenSize);
+    const dx: Tensor2D[] = [];
+    for (const [part, { targets }] of batch.entries()) {
+      const wanted = taught?.at[part] ?? wantedIds(targets);
+      const normed = rmsNorm(x[part], norm, config.rmsNormEps);
+      const dNormedChunks: Tensor2D[] = [];
+      for (const { from, until } of this.chunks(targets.length)) {
+        const soFar: Tensor2D | undefined = dHead;
+        const chunk: ReturnType<typeof headLossBackward> = tf.tidy(() =>
+          headLossBackward(rowsOf(normed, from, until), head, wanted(from, until), scale, wantsHead, soFar),
+        );
+        for (const value of chunk.losses.dataSync()) loss += value;
+        tf.dispose([soFar ?? [], chunk.losses]);
+        dHead = chunk.dHead;
+        dNormedChunks.push(chunk.dx);
+      }
+      const own = tf.tidy(() => rmsNormBackward(x[part], norm, config.rmsNormEps, tf.concat(dNormedChunks, 0), null));
+      own.dWeight.dataSync().forEach((value, i) => (dNorm[i] += value));
+      dx.push(own.dx);
+      tf.dispose([x[part], normed, dNormedChunks, own.dWeight]);
     }
-    const { dx, dWeight } = tf.tidy(() => rmsNormBackward(x, norm, config.rmsNormEps, tf.concat(dNormedChunks, 0)));
-    consume(finalNormName, dWeight.dataSync() as Float32Array);
-    const headGradient = dHead.dataSync() as Float32Array;
-    if (!tied) consume(headName, headGradient);
-    tf.dispose([norm, head, normed, dHead, dWeight, dNormedChunks]);
-    return { loss, dx, dTied: tied ? headGradient : null };
+    const headGradient = (dHead?.dataSync() as Float32Array | undefined) ?? null;
+    tf.dispose([norm, head, dHead ?? []]);
+    taught?.dispose();
+    return { loss, dx, dNorm, dHead: headGradient };
+  }
+
+  private partOf(windows: readonly Int32Array[], positions: Map<number, Positions>): Part {
+    const length = windows[0].length - 1;
+    let own = positions.get(windows.length);
+    if (!own) positions.set(windows.length, (own = createPositions(this.config, windows.length, length)));
+    return { inputs: joinTokens(windows, 0, length), targets: joinTokens(windows, 1, length + 1), positions: own };
   }
 
   private chunks(tokens: number): { from: number; until: number }[] {
@@ -277,13 +322,6 @@ export class Decoder {
     const chunks = [];
     for (let from = 0; from < tokens; from += size) chunks.push({ from, until: Math.min(from + size, tokens) });
     return chunks;
-  }
-
-  /** Bytes of the activations of all blocks of a batch, as `BlockActivations` lists them. */
-  private keptBytes(windows: number, length: number): number {
-    const { hiddenSize, intermediateSize, numAttentionHeads, numKeyValueHeads, headDim, numHiddenLayers } = this.config;
-    const perToken = 4 * hiddenSize + 3 * intermediateSize + (2 * numAttentionHeads + 2 * numKeyValueHeads) * headDim;
-    return 4 * numHiddenLayers * windows * length * (perToken + numAttentionHeads * length);
   }
 
   private embed(embedding: Float32Array, tokens: Int32Array): Tensor2D {
@@ -306,6 +344,25 @@ export class Decoder {
   private async uploadOne(name: string): Promise<Tensor> {
     return tf.tensor(await this.weights.read(name), this.shapes.get(name) as number[]);
   }
+}
+
+function addGradients(sum: BlockGradients, gradients: BlockGradients): BlockGradients {
+  const sums: Partial<BlockGradients> = {};
+  for (const name of blockWeightNames) sums[name] = tf.add(sum[name], gradients[name]);
+  return sums as BlockGradients;
+}
+
+function wantedIds(targets: Int32Array): WantedAt {
+  return (from, until) => ({ ids: tf.tensor1d(targets.subarray(from, until), 'int32') });
+}
+
+function bytesOf(activations: BlockActivations): number {
+  return (
+    4 *
+    Object.values(activations)
+      .flat()
+      .reduce((sum, { size }) => sum + size, 0)
+  );
 }
 
 function rowsOf(x: Tensor2D, from: number, until: number): Tensor2D {

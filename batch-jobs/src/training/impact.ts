@@ -6,24 +6,35 @@
 import type { DecoderConfig } from '../models/decoder-config.ts';
 import { isLinear } from '../models/decoder-config.ts';
 import { Decoder } from '../models/decoder.ts';
+import { partsOf, tokensAtOnce, walkLength } from './walk.ts';
+
+/** Windows that share a walk over the blocks: a walk is what a stop must wait for. */
+const mostWindows = 8;
 
 /** @returns by full tensor name, [out, in] row-major */
 export async function measureImpact(
   config: DecoderConfig,
   weights: ReadonlyMap<string, Float32Array>,
   windows: readonly Int32Array[],
-  onWindow: (done: number) => Promise<void>,
+  onWindows: (done: number) => Promise<void>,
 ): Promise<Map<string, Float32Array>> {
   const decoder = new Decoder(config, { read: (name) => weights.get(name) as Float32Array });
   const impact = new Map<string, Float32Array>();
   for (const [name, weight] of weights) if (isLinear(name)) impact.set(name, new Float32Array(weight.length));
-  for (const [index, window] of windows.entries()) {
-    const scale = window.length / (window.length - 1);
-    await decoder.lossAndGradients([window], scale, (name, gradient) => {
-      const sum = impact.get(name);
-      if (sum) for (let i = 0; i < sum.length; i++) sum[i] += gradient[i] * gradient[i];
+  const { length } = windows[0];
+  let done = 0;
+  const windowsAtOnce = Math.max(1, Math.floor(tokensAtOnce / length));
+  const windowsInWalk = Math.max(windowsAtOnce, Math.min(mostWindows, walkLength(config, length)));
+  for (const walk of partsOf(windows, windowsInWalk)) {
+    await decoder.lossAndGradients(partsOf(walk, windowsAtOnce), {
+      gradientScale: length / (length - 1),
+      reduction: 'sumOfSquares',
+      consume: (name, squares) => {
+        const sum = impact.get(name);
+        if (sum) for (let i = 0; i < sum.length; i++) sum[i] += squares[i];
+      },
     });
-    await onWindow(index + 1);
+    await onWindows((done += walk.length));
   }
   for (const sum of impact.values()) for (let i = 0; i < sum.length; i++) sum[i] /= windows.length;
   return impact;

@@ -13,9 +13,7 @@ import type { Quantizer } from './host-weights.ts';
 import { HostWeights } from './host-weights.ts';
 import type { ScheduleSettings } from './schedule.ts';
 import { learningRateAt } from './schedule.ts';
-
-/** Tokens run through the model at once; a larger batch is summed over several such runs. */
-const tokensAtOnce = 2048;
+import { partsOf, tokensAtOnce, walkLength } from './walk.ts';
 
 export interface TrainOptions {
   readonly config: DecoderConfig;
@@ -82,15 +80,18 @@ export class Trainer {
     const windows = Array.from({ length: batchSize }, (_, i) => options.windowAt(step * batchSize + i));
     const length = windows[0].length;
     const predicted = batchSize * (length - 1);
-    const atOnce = Math.max(1, Math.floor(tokensAtOnce / length));
+    const parts = partsOf(windows, Math.max(1, Math.floor(tokensAtOnce / length)));
 
     await this.weights.quantize();
     this.weights.discardGradients();
     let loss = 0;
-    for (let from = 0; from < batchSize; from += atOnce) {
-      const part = windows.slice(from, from + atOnce);
-      const add = (name: string, gradient: Float32Array): void => this.weights.addGradient(name, gradient);
-      loss += await this.decoder.lossAndGradients(part, 1 / predicted, add, this.teacher);
+    for (const walk of partsOf(parts, walkLength(options.config, parts[0].length * length))) {
+      loss += await this.decoder.lossAndGradients(walk, {
+        gradientScale: 1 / predicted,
+        reduction: 'sum',
+        consume: (name, gradient) => this.weights.addGradient(name, gradient),
+        teacher: this.teacher,
+      });
     }
     loss /= predicted;
     const norm = await this.weights.gradientNorm();

@@ -8,7 +8,8 @@ export interface CommandSpec<Args extends ArgsDef> {
   summary: string;
   examples: readonly string[];
   args: Args;
-  run(args: ParsedArgs<Args>): Promise<void>;
+  /** @returns an exit code, for a command whose answer is one; else nothing */
+  run(args: ParsedArgs<Args>): Promise<number | void>;
 }
 
 export interface Command {

@@ -4,6 +4,8 @@ import { exitCodes } from 'cherryq/contract';
 import packageJson from '../../package.json' with { type: 'json' };
 import { checkArguments, group, helpOf, UsageError, type Command } from './command.ts';
 import { compressCommand } from './compress.ts';
+import { doctorCommand } from './doctor.ts';
+import { engineCommand } from './engine.ts';
 import { evalCommand } from './eval.ts';
 import { failureOf } from './failure.ts';
 import { generateCommand } from './generate.ts';
@@ -26,6 +28,8 @@ export const rootCommand = (io: Io): Command =>
       inspect: inspectCommand(io),
       eval: evalCommand(io),
       generate: generateCommand(io),
+      engine: engineCommand(io),
+      doctor: doctorCommand(io),
     },
   });
 
@@ -45,8 +49,8 @@ export async function runCli(args: string[], io: Io): Promise<number> {
     }
     refuseGroup(found, rest);
     checkArguments(rest, found);
-    await runCommand(found.definition, { rawArgs: rest });
-    return exitCodes.ok;
+    const { result } = await runCommand(found.definition, { rawArgs: rest });
+    return typeof result === 'number' ? result : exitCodes.ok;
   } catch (error) {
     return report(error, found, args.includes('--json'), io);
   }

@@ -10,7 +10,7 @@ describe('openEngine', () => {
   });
 
   it.each(['wasm', 'cpu'] as const)('opens %s when it is forced', async (name) => {
-    expect(await openEngine(name)).toEqual({ name, reason: `CHERRYQ_ENGINE=${name}` });
+    expect(await openEngine(name)).toEqual({ name, reason: `CHERRYQ_ENGINE=${name}`, native: null, passedOver: [] });
     expect(tf.getBackend()).toBe(name);
     expect(tf.tidy(() => tf.matMul(tf.ones([2, 3]), tf.ones([3, 2])).dataSync())).toEqual(new Float32Array(4).fill(3));
   });

@@ -16,6 +16,7 @@ import { evaluateFolder } from '../../../batch-jobs/src/tools.ts';
 import { golden } from '../../support/golden.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
 import { tinyText, writeTinyModel } from '../../support/tiny-model.ts';
+import { testEngine } from '../../support/engine.ts';
 
 interface PerplexityGolden {
   modelSha256: string;
@@ -32,7 +33,7 @@ const textFile = `${demo}test.txt`;
 const sha256 = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
 
 beforeAll(async () => {
-  await openEngine('wasm');
+  await openEngine(testEngine);
 });
 
 describe('the perplexity of the shipped model', () => {

@@ -56,7 +56,7 @@ async function gradientsOf(decoder: Decoder, windows: Int32Array[], scale: numbe
     expect(gradients.has(name)).toBe(false);
     gradients.set(name, gradient);
   };
-  const loss = await decoder.lossAndGradients(windows, scale, consume, teacher);
+  const loss = await decoder.lossAndGradients([windows], { gradientScale: scale, reduction: 'sum', consume, teacher });
   return { loss, gradients };
 }
 
@@ -115,7 +115,8 @@ describe.each(['wasm', 'cpu'] as const satisfies EngineName[])('a decoder on %s'
         expect(held()).toEqual(before);
         expect(loss).toBeCloseTo(distilledLoss, 4);
         for (const [name, gradient] of actual) {
-          expect(relativeError(gradient, distilledGradients.get(name) as Float32Array), name).toBeLessThan(5e-6);
+          // The difference of two close distributions keeps fewer digits than either.
+          expect(relativeError(gradient, distilledGradients.get(name) as Float32Array), name).toBeLessThan(1e-5);
         }
       }
     });

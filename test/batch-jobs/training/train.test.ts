@@ -81,7 +81,11 @@ describe('Trainer', () => {
     }
     const gradients = new Map<string, Float32Array>();
     const decoder = new Decoder(config, { read: (name) => quantized.get(name) as Float32Array });
-    const loss = await decoder.lossAndGradients(windows.slice(0, 2), 1 / 30, (name, g) => gradients.set(name, g));
+    const loss = await decoder.lossAndGradients([windows.slice(0, 2)], {
+      gradientScale: 1 / 30,
+      reduction: 'sum',
+      consume: (name, gradient) => gradients.set(name, gradient),
+    });
     const norm = plainNorm([...gradients.values()]);
     const learningRate = learningRateAt(0, schedule);
 

@@ -1,0 +1,225 @@
+/**
+ * Rounding and packing rows that lie in memory as a file has them, as tasks for the host threads (pool.ts): each goes chunk by
+ * chunk through the memory of a small WebAssembly module (batch-jobs/kernels/quantize.ts). Results are bit for bit those of
+ * the plain functions in quantizer.ts and dtypes.ts, and do not depend on how rows are divided.
+ */
+import { packedBytes } from './bit-packing.ts';
+import { loadKernels } from './kernel-module.ts';
+import type { Arena } from './kernel-module.ts';
+import type { Cherries, Grid } from './quantizer.ts';
+import { groupCount } from './quantizer.ts';
+
+/** Types that weights come in, as safetensors names them, in the kernels' order. */
+const floatTypes = ['F32', 'F16', 'BF16'] as const;
+export type FloatDtype = (typeof floatTypes)[number];
+
+export const floatBytes: Readonly<Record<FloatDtype, number>> = { F32: 4, F16: 2, BF16: 2 };
+
+/** Rows of a matrix, row-major and little-endian. */
+export interface SourceRows {
+  /** [rows, columns] */
+  readonly source: Uint8Array;
+  readonly dtype: FloatDtype;
+  readonly rows: number;
+  readonly columns: number;
+}
+
+export interface RoundedRows extends SourceRows {
+  readonly grid: Grid;
+  /** Of these rows alone. */
+  readonly cherries: Cherries;
+}
+
+/** What docs/format.md stores of quantized rows. */
+export interface PackedRows {
+  /** [rows, packed bytes of the normal weights] */
+  readonly packed: Uint8Array;
+  /** float16[rows, groups] */
+  readonly scales: Uint8Array;
+  /** float16[rows, perRow] */
+  readonly cherryWeight: Uint8Array;
+}
+
+interface QuantizeKernels {
+  quantizeRows(...numbers: readonly number[]): number;
+  roundRows(...numbers: readonly number[]): number;
+  halve(...numbers: readonly number[]): number;
+  compareRows(...numbers: readonly number[]): void;
+}
+
+/** Elements of a chunk: what a kernel reads and writes of it fits into a core's own cache. */
+const chunkElements = 32_768;
+/** Kernels work in whole vectors, up to this far beyond an array's end. */
+const slack = 64;
+
+/** Bytes of each part of packed rows. */
+export function packedSizes(
+  rows: number,
+  columns: number,
+  grid: Grid,
+  perRow: number,
+): { packed: number; scales: number; cherryWeight: number } {
+  return {
+    packed: rows * packedBytes(columns - perRow, grid.bits),
+    scales: 2 * rows * groupCount(columns, perRow, grid),
+    cherryWeight: 2 * rows * perRow,
+  };
+}
+
+/**
+ * Quantizes and packs rows into the arrays given.
+ * @returns the largest magnitude of a weight; Infinity or NaN when there is one that is not finite, and then nothing of what
+ * was written is meant
+ */
+export function quantizeRows(args: RoundedRows & { readonly into: PackedRows }): number {
+  const { columns, grid, cherries, into } = args;
+  const { perRow } = cherries;
+  let largest = 0;
+  for (const chunk of chunksOf(args)) {
+    const sizes = packedSizes(chunk.rows, columns, grid, perRow);
+    const { kernels, arena } = openArena(chunk, sizes.packed + sizes.scales + sizes.cherryWeight);
+    const scratch = placeRows(arena, args, chunk);
+    const packed = room(arena, sizes.packed);
+    const scales = room(arena, sizes.scales);
+    const cherryWeight = room(arena, sizes.cherryWeight);
+    const bits = kernels.quantizeRows(...scratch, at(packed), at(scales), at(cherryWeight));
+    largest = Math.max(largest, magnitudeOf(bits));
+    copyOut(packed, sizes.packed, into.packed, chunk.fromRow, args.rows);
+    copyOut(scales, sizes.scales, into.scales, chunk.fromRow, args.rows);
+    copyOut(cherryWeight, sizes.cherryWeight, into.cherryWeight, chunk.fromRow, args.rows);
+  }
+  return largest;
+}
+
+/** What `quantizeRows` gives, read back and rounded to float16.  @param args.into [rows, columns]  @returns as there */
+export function roundRows(args: RoundedRows & { readonly into: Uint8Array }): number {
+  let largest = 0;
+  for (const chunk of chunksOf(args)) {
+    const bytes = 2 * chunk.rows * args.columns;
+    const { kernels, arena } = openArena(chunk, bytes);
+    const scratch = placeRows(arena, args, chunk);
+    const into = room(arena, bytes);
+    largest = Math.max(largest, magnitudeOf(kernels.roundRows(...scratch, at(into))));
+    copyOut(into, bytes, args.into, chunk.fromRow, args.rows);
+  }
+  return largest;
+}
+
+/** Numbers as float16, rounded half to even.  @param args.source any count of them  @returns as `quantizeRows` */
+export function halveNumbers(args: {
+  readonly source: Uint8Array;
+  readonly dtype: FloatDtype;
+  readonly into: Uint8Array;
+}): number {
+  const width = floatBytes[args.dtype];
+  const count = args.source.length / width;
+  let largest = 0;
+  for (let from = 0; from < count; from += chunkElements) {
+    const length = Math.min(chunkElements, count - from);
+    const { kernels, arena } = loadKernels<QuantizeKernels>('quantize', (width + 2) * length + 4 * 2048 + 3 * (slack + 16));
+    const source = room(arena, width * length);
+    source.set(args.source.subarray(width * from, width * (from + length)));
+    const row = room(arena, 4 * 2048);
+    const into = room(arena, 2 * length);
+    const bits = kernels.halve(at(source), floatTypes.indexOf(args.dtype), length, at(row), at(into));
+    largest = Math.max(largest, magnitudeOf(bits));
+    args.into.set(into.subarray(0, 2 * length), 2 * from);
+  }
+  return largest;
+}
+
+/** Sums over rows of (stored - source)^2 and of source^2, in double precision. */
+export function compareRows(args: RoundedRows & { readonly stored: PackedRows }): { error: number; norm: number } {
+  const { columns, grid, cherries, stored } = args;
+  let error = 0;
+  let norm = 0;
+  for (const chunk of chunksOf(args)) {
+    const sizes = packedSizes(chunk.rows, columns, grid, cherries.perRow);
+    const { kernels, arena } = openArena(chunk, sizes.packed + sizes.scales + sizes.cherryWeight);
+    const scratch = placeRows(arena, args, chunk);
+    const packed = room(arena, sizes.packed);
+    const scales = room(arena, sizes.scales);
+    const cherryWeight = room(arena, sizes.cherryWeight);
+    copyIn(stored.packed, sizes.packed, packed, chunk.fromRow, args.rows);
+    copyIn(stored.scales, sizes.scales, scales, chunk.fromRow, args.rows);
+    copyIn(stored.cherryWeight, sizes.cherryWeight, cherryWeight, chunk.fromRow, args.rows);
+    const sums = room(arena, 16);
+    sums.fill(0);
+    kernels.compareRows(...scratch, at(packed), at(scales), at(cherryWeight), at(sums));
+    const [chunkError, chunkNorm] = new Float64Array(sums.buffer, sums.byteOffset, 2);
+    error += chunkError;
+    norm += chunkNorm;
+  }
+  return { error, norm };
+}
+
+interface Chunk {
+  readonly fromRow: number;
+  readonly rows: number;
+  readonly columns: number;
+  /** Bytes that `placeRows` takes. */
+  readonly bytes: number;
+}
+
+/** Row ranges of at most `chunkElements` weights, or of one row. */
+function* chunksOf({ rows, columns, dtype, cherries }: RoundedRows): Generator<Chunk> {
+  const rowsAtOnce = Math.max(1, Math.floor(chunkElements / columns));
+  for (let fromRow = 0; fromRow < rows; fromRow += rowsAtOnce) {
+    const count = Math.min(rowsAtOnce, rows - fromRow);
+    const rowBytes = floatBytes[dtype] * columns + 4 * cherries.perRow;
+    // Two rows of float32 and their read-back, and one of bytes.
+    yield { fromRow, rows: count, columns, bytes: count * rowBytes + 13 * columns + 8 * (slack + 16) };
+  }
+}
+
+function openArena(chunk: Chunk, outBytes: number): { kernels: QuantizeKernels; arena: Arena } {
+  return loadKernels<QuantizeKernels>('quantize', chunk.bytes + outBytes + 8 * (slack + 16));
+}
+
+/** Copies a chunk in.  @returns the first eleven arguments of a kernel on rows */
+function placeRows(arena: Arena, args: RoundedRows, { fromRow, rows }: Chunk): number[] {
+  const { columns, dtype, grid, cherries } = args;
+  const { perRow } = cherries;
+  const rowBytes = floatBytes[dtype] * columns;
+  const source = room(arena, rows * rowBytes);
+  source.set(args.source.subarray(fromRow * rowBytes, (fromRow + rows) * rowBytes));
+  const columnsOfCherries = arena.uint32(rows * perRow);
+  columnsOfCherries.set(cherries.columns.subarray(fromRow * perRow, (fromRow + rows) * perRow));
+  const row = room(arena, 4 * columns);
+  const normals = room(arena, 8 * columns + slack);
+  const levels = room(arena, columns);
+  return [
+    at(source),
+    floatTypes.indexOf(dtype),
+    rows,
+    columns,
+    grid.bits,
+    Math.min(grid.groupSize, columns - perRow),
+    columnsOfCherries.byteOffset,
+    perRow,
+    at(row),
+    at(normals),
+    at(levels),
+  ];
+}
+
+const room = (arena: Arena, bytes: number): Uint8Array => arena.bytes(bytes + slack);
+const at = (array: Uint8Array): number => array.byteOffset;
+
+/** Copies what a kernel wrote for some rows to where they belong among all `rows`. */
+function copyOut(from: Uint8Array, bytes: number, into: Uint8Array, fromRow: number, rows: number): void {
+  into.set(from.subarray(0, bytes), (into.length / rows) * fromRow);
+}
+
+function copyIn(from: Uint8Array, bytes: number, into: Uint8Array, fromRow: number, rows: number): void {
+  const start = (from.length / rows) * fromRow;
+  into.set(from.subarray(start, start + bytes));
+}
+
+const magnitudeBits = new Int32Array(1);
+const magnitude = new Float32Array(magnitudeBits.buffer);
+
+function magnitudeOf(bits: number): number {
+  magnitudeBits[0] = bits;
+  return magnitude[0];
+}
