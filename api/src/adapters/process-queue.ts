@@ -281,10 +281,17 @@ function terminate(child: ChildProcess, killAfterMs: number): void {
 
 /** What programs, Node.js and the trainer's engines read. Nothing else, so that a crash report holds no secret of ours. */
 const inherited =
-  /^(PATH|HOME|USERPROFILE|TMPDIR|TEMP|TMP|LANG|LC_\w+|TZ|SYSTEMROOT|NODE_OPTIONS|LD_LIBRARY_PATH|(CHERRYQ|TF|CUDA|NVIDIA|OMP)_\w+)$/i;
+  /^(PATH|HOME|XDG_CACHE_HOME|USERPROFILE|TMPDIR|TEMP|TMP|LANG|LC_\w+|TZ|SYSTEMROOT|NODE_OPTIONS|LD_LIBRARY_PATH|(CHERRYQ|TF|CUDA|NVIDIA|OMP|MALLOC)_\w+)$/i;
+
+/**
+ * Has the C library keep the memory that tensors of a native engine leave, instead of handing it back and taking fresh pages
+ * for the next ones: measured to save a fifth of the time on large models. The container's image sets the same.
+ */
+const allocator = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: String(2 ** 40) };
 
 function workerEnvironment(): Record<string, string | undefined> {
-  return Object.fromEntries(Object.entries(process.env).filter(([name]) => inherited.test(name)));
+  const taken = Object.entries(process.env).filter(([name]) => inherited.test(name));
+  return { ...allocator, ...Object.fromEntries(taken) };
 }
 
 function withoutSecrets(text: string): string {

@@ -13,6 +13,9 @@ import type { BenchShapeName } from '../shapes.ts';
 
 export type DeviceSuite = 'step' | 'impact' | 'eval';
 
+/** As the queue and the container start workers: freed memory is kept, since fresh pages cost more than what is done with them. */
+const workerAllocator = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: String(2 ** 40) };
+
 /** Both sides' worker threads wait actively for a moment after work; the other side must not be measured meanwhile. */
 const settleMs = 400;
 /** Losses of the same step must be the same, or the two sides do not do the same work. */
@@ -31,6 +34,7 @@ export async function runDeviceSuite(name: DeviceSuite, options: SuiteOptions): 
       const threads = availableParallelism();
       const ours = await openSide(process.execPath, [workerPath(), name, shapeName], {
         ...(options.engine ? { CHERRYQ_ENGINE: options.engine } : {}),
+        ...workerAllocator,
       });
       const device = ours.engine === 'gpu' ? ['cuda'] : [];
       const peer = await openSide(python, [script, name, folder, String(threads), ...device], {});
@@ -78,7 +82,7 @@ interface Side {
 }
 
 /** A process that answers each line with one line of JSON. */
-async function openSide(command: string, args: readonly string[], env: Record<string, string>): Promise<Side> {
+export async function openSide(command: string, args: readonly string[], env: Record<string, string>): Promise<Side> {
   const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'inherit'] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async (): Promise<string> => {

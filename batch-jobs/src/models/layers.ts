@@ -101,7 +101,10 @@ function weightGradient(x: Tensor2D, dy: Tensor2D, windows: number, reduction: G
   const length = x.shape[0] / windows;
   const squares = (window: number): Tensor2D => {
     const own = (rows: Tensor2D): Tensor2D => tf.slice(rows, [window * length, 0], [length, rows.shape[1]]);
-    return tf.tidy(() => tf.square<Tensor2D>(tf.matMul(own(dy), own(x), true, false)));
+    return tf.tidy(() => {
+      const gradient: Tensor2D = tf.matMul(own(dy), own(x), true, false);
+      return tf.square(gradient);
+    });
   };
   let sum = squares(0);
   for (let window = 1; window < windows; window++) {
