@@ -46,7 +46,9 @@ const entries = [
   },
   {
     outdir: 'batch-jobs/bench/dist',
-    entryPoints: ['batch-jobs/bench/main.ts', 'batch-jobs/bench/worker.ts'],
+    entryPoints: ['main.ts', 'worker.ts', 'stream-worker.ts', 'peers/stock-trainer.ts'].map(
+      (file) => `batch-jobs/bench/${file}`,
+    ),
     outbase: 'batch-jobs/bench',
   },
   { outdir: 'api/dist', entryPoints: ['api/src/serve.ts'], outbase: 'api/src' },
@@ -78,6 +80,8 @@ for (const { outdir, entryPoints, outbase } of entries) {
             if (ownPackages.includes(args.path)) return { path: args.path, external: true };
             // citty has no place in the SDK's dependencies (it has none), so the CLI carries it.
             if (args.path === 'citty') return undefined;
+            // Not in tfjs-core's bundle for Node.js, and not written as a module that Node.js would load.
+            if (args.path === '@tensorflow/tfjs-core/dist/register_all_gradients.js') return undefined;
             return { path: args.path, external: true };
           });
         },

@@ -7,11 +7,15 @@ import { cpus, tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
 import type { SuiteOptions, SuiteResult } from './result.ts';
 import { runDeviceSuite } from './suites/device.ts';
+import { runPackSuite } from './suites/pack.ts';
+import { runStreamSuite } from './suites/stream.ts';
 
 const suites: Record<string, (options: SuiteOptions) => Promise<SuiteResult>> = {
   step: (options) => runDeviceSuite('step', options),
   impact: (options) => runDeviceSuite('impact', options),
   eval: (options) => runDeviceSuite('eval', options),
+  pack: runPackSuite,
+  stream: runStreamSuite,
 };
 
 const { values, positionals } = parseArgs({

@@ -149,24 +149,48 @@ export function compareRows(
   const rowBytes = <usize>(((columns - perRow) * width + 7) >> 3);
   const groups = (columns - perRow + groupSize - 1) / groupSize;
   const stored = normals + ((<usize>columns) << 2) + 64;
-  let error = f64x2.splat(0);
-  let norm = f64x2.splat(0);
   for (let r: i32 = 0; r < rows; r++) {
     widen(source, type, columns, row);
     restoreRow(packed, scales, cherries, cherryWeight, columns, width, groupSize, perRow, levels, normals, stored);
-    fillZero(row + ((<usize>columns) << 2));
-    fillZero(stored + ((<usize>columns) << 2));
-    for (let at: usize = 0; at < (<usize>columns) << 2; at += 8) {
-      const x = promote(row + at);
-      const d = f64x2.sub(promote(stored + at), x);
-      error = f64x2.add(error, f64x2.mul(d, d));
-      norm = f64x2.add(norm, f64x2.mul(x, x));
-    }
+    compare(row, stored, columns, sums);
     source += sourceBytes;
     packed += rowBytes;
     scales += (<usize>groups) << 1;
     cherries += (<usize>perRow) << 2;
     cherryWeight += (<usize>perRow) << 1;
+  }
+}
+
+/** The same for numbers that are not packed.  @param row float32 scratch of 2048, and `storedRow` too */
+export function compareNumbers(
+  source: usize,
+  type: i32,
+  stored: usize,
+  storedType: i32,
+  length: i32,
+  row: usize,
+  storedRow: usize,
+  sums: usize,
+): void {
+  for (let from: i32 = 0; from < length; from += 2048) {
+    const count = min(2048, length - from);
+    widen(source + ((<usize>from) << (type == float32 ? 2 : 1)), type, count, row);
+    widen(stored + ((<usize>from) << (storedType == float32 ? 2 : 1)), storedType, count, storedRow);
+    compare(row, storedRow, count, sums);
+  }
+}
+
+function compare(row: usize, stored: usize, length: i32, sums: usize): void {
+  const bytes = (<usize>length) << 2;
+  fillZero(row + bytes);
+  fillZero(stored + bytes);
+  let error = f64x2.splat(0);
+  let norm = f64x2.splat(0);
+  for (let at: usize = 0; at < bytes; at += 8) {
+    const x = promote(row + at);
+    const d = f64x2.sub(promote(stored + at), x);
+    error = f64x2.add(error, f64x2.mul(d, d));
+    norm = f64x2.add(norm, f64x2.mul(x, x));
   }
   store<f64>(sums, load<f64>(sums) + f64x2.extract_lane(error, 0) + f64x2.extract_lane(error, 1));
   store<f64>(sums + 8, load<f64>(sums + 8) + f64x2.extract_lane(norm, 0) + f64x2.extract_lane(norm, 1));

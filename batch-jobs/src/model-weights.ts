@@ -1,10 +1,14 @@
 /** A model folder opened for use: its config understood, its tensors checked, its weights readable as float32. */
 import type { Scheme } from 'cherryq/contract';
+import type { WeightRanges } from './exporters/exporter.ts';
 import type { NativeConfig } from './exporters/native.ts';
 import { nativeWeights, parseNativeConfig } from './exporters/native.ts';
+import type { StoredRows } from './exporters/relative-errors.ts';
+import { plainRows } from './exporters/relative-errors.ts';
 import type { ModelFolder } from './formats/model-folder.ts';
-import { assertFinite, openModelFolder } from './formats/model-folder.ts';
-import { readTensor } from './formats/safetensors.ts';
+import { assertFloat16, openModelFolder } from './formats/model-folder.ts';
+import type { TensorInfo } from './formats/safetensors.ts';
+import { floatDtype, readTensor, readTensorInto } from './formats/safetensors.ts';
 import type { Tokenizer } from './formats/tokenizer.ts';
 import { openTokenizer } from './formats/tokenizer.ts';
 import type { DecoderConfig } from './models/decoder-config.ts';
@@ -12,6 +16,7 @@ import { isLinear, tensorShapes } from './models/decoder-config.ts';
 import type { WeightSource } from './models/decoder.ts';
 import { checkTensors, checkVocabulary, parseModelConfig } from './models/registry.ts';
 import { InputError } from './errors.ts';
+import { floatBytes } from './numeric/dtypes.ts';
 import { sharedCopy } from './numeric/pool.ts';
 import type { Store } from './storage/store.ts';
 
@@ -26,10 +31,9 @@ export interface OpenedModel {
   readonly native: NativeConfig | null;
   /** Bits that one weight of a quantized layer costs in the file; null for every other tensor. */
   storedBits(name: string): number | null;
+  /** A layer that compression has written, for comparison; packed, or as float16. */
+  storedRows(name: string): Promise<StoredRows>;
 }
-
-/** Largest finite float16: weights beyond it cannot be written. */
-const float16Max = 65_504;
 
 /** @throws InputError for whatever is wrong with the folder, naming the file, the tensor or the field */
 export async function openModel(store: Store, prefix: string): Promise<OpenedModel> {
@@ -46,15 +50,17 @@ export async function openModel(store: Store, prefix: string): Promise<OpenedMod
   const shared = { folder, config, shapes, parameters, tokenizer };
   if (folder.format === 'native') {
     const native = parseNativeConfig(folder.configJson.quantization_config);
-    const { read, storedBits } = nativeWeights(store, folder.tensors, native, (name) => shapes.get(name));
-    return { ...shared, native, weights: { read }, storedBits };
+    const { read, ...stored } = nativeWeights(store, folder.tensors, native, (name) => shapes.get(name));
+    return { ...shared, native, weights: { read }, ...stored };
   }
   const read = async (name: string): Promise<Float32Array> => {
     const info = folder.tensors.get(name);
-    if (!info) throw new InputError('missing_tensor', `The weights hold no tensor "${name}".`, name);
+    if (!info) throw missingTensor(name);
     return readTensor(store, info);
   };
-  return { ...shared, native: null, weights: { read }, storedBits: () => null };
+  const storedRows = async (name: string): Promise<StoredRows> =>
+    plainRows(weightsInFiles(store, folder), name, (shapes.get(name) ?? [])[1]);
+  return { ...shared, native: null, weights: { read }, storedBits: () => null, storedRows };
 }
 
 /** Every tensor as float32, checked to be finite and within float16.  @throws InputError naming the tensor */
@@ -62,18 +68,42 @@ export async function readAllWeights(model: OpenedModel): Promise<Map<string, Fl
   const weights = new Map<string, Float32Array>();
   for (const name of model.shapes.keys()) {
     const values = await model.weights.read(name);
-    assertFinite(values, name);
-    const beyond = values.find((value) => Math.abs(value) > float16Max);
-    if (beyond !== undefined) {
-      throw new InputError(
-        'float16_overflow',
-        `"${name}" holds ${beyond}; the result keeps it in float16, which ends at ${float16Max}.`,
-        name,
-      );
-    }
+    assertFloat16(values, name);
     weights.set(name, sharedCopy(values));
   }
   return weights;
+}
+
+/** An original's weights as they lie in its files, for exporters, which check what they read. */
+export function weightsInFiles(store: Store, folder: ModelFolder): WeightRanges {
+  const infoOf = (name: string): TensorInfo => {
+    const info = folder.tensors.get(name);
+    if (!info) throw missingTensor(name);
+    return info;
+  };
+  return {
+    dtype: (name) => floatDtype(infoOf(name)),
+    read(name, start, into) {
+      const info = infoOf(name);
+      return readTensorInto(store, info, start * floatBytes[floatDtype(info)], into);
+    },
+  };
+}
+
+/** Weights in main memory, for exporters. */
+export function weightsInMemory(weights: ReadonlyMap<string, Float32Array>): WeightRanges {
+  return {
+    dtype: () => 'F32',
+    async read(name, start, into) {
+      const values = weights.get(name);
+      if (!values) throw missingTensor(name);
+      into.set(new Uint8Array(values.buffer, values.byteOffset + 4 * start, into.length));
+    },
+  };
+}
+
+function missingTensor(name: string): InputError {
+  return new InputError('missing_tensor', `The weights hold no tensor "${name}".`, name);
 }
 
 /** Mean bits of one weight over the quantized layers, weighted by their sizes; null where nothing is quantized. */

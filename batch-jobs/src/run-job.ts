@@ -12,6 +12,8 @@ import type { JobSpec, Manifest, Measurement, Phase, Scheme } from 'cherryq/cont
 import { exporters } from './exporters/registry.ts';
 import type { CompressedModel, Exporter } from './exporters/exporter.ts';
 import { gridOf, nativeConfig } from './exporters/native.ts';
+import type { StoredRows } from './exporters/relative-errors.ts';
+import { relativeErrors } from './exporters/relative-errors.ts';
 import { renderReport } from './exporters/report.ts';
 import type { ReportData } from './exporters/report.ts';
 import { encodeText, readText } from './data/text.ts';
@@ -26,11 +28,19 @@ import { methods } from './methods/registry.ts';
 import { isLinear } from './models/decoder-config.ts';
 import type { WeightSource } from './models/decoder.ts';
 import type { OpenedModel } from './model-weights.ts';
-import { checkGroupSize, meanStoredBits, openModel, readAllWeights } from './model-weights.ts';
+import {
+  checkGroupSize,
+  meanStoredBits,
+  openModel,
+  readAllWeights,
+  weightsInFiles,
+  weightsInMemory,
+} from './model-weights.ts';
 import type { PhasePlan } from './progress.ts';
 import { ProgressMeter } from './progress.ts';
 import { sharedCopy } from './numeric/pool.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
+import { compareKeys } from './storage/keys.ts';
 import type { Store } from './storage/store.ts';
 import { loadCheckpoint, saveCheckpoint } from './training/checkpoints.ts';
 import { publishedFloor } from './training/schedule.ts';
@@ -76,7 +86,8 @@ export async function runJob(options: RunOptions): Promise<void> {
     );
   }
   checkGroupSize(model, spec.scheme.groupSize);
-  const weights = await readAllWeights(model);
+  // Rounding alone goes through the weights part by part; it refuses what it finds wrong before anything is to be seen.
+  const weights = method.trains ? await readAllWeights(model) : null;
   const calibration = method.trains ? await calibrationWindows(store, spec, model) : [];
   const evaluation = await evaluationSegments(store, spec, model);
   const fingerprints = {
@@ -106,7 +117,7 @@ export async function runJob(options: RunOptions): Promise<void> {
 
   // 2. Impact and cherries: chosen once, before training.
   let study: ImpactStudy | null = null;
-  if (method.keepsCherries) {
+  if (method.keepsCherries && weights !== null) {
     study = await loadImpactStudy(store, checkpoints, identity);
     if (study === null) {
       progress.start('impact');
@@ -122,16 +133,18 @@ export async function runJob(options: RunOptions): Promise<void> {
 
   // 3. Train: the latent weights through the quantizer, end to end.
   let records: readonly StepRecord[] = [];
-  let trained: ReadonlyMap<string, Float32Array> = weights;
-  if (method.trains) {
+  let trained = weights === null ? weightsInFiles(store, model.folder) : weightsInMemory(weights);
+  if (method.trains && weights !== null) {
     progress.start('train');
     const distills = spec.training.loss === 'distillation';
     // Training changes its arrays in place, and a teacher must stay as it is.
-    const state = resumed ?? createTrainState(distills ? new Map([...weights].map(([name, values]) => [name, sharedCopy(values)])) : weights);
+    const state =
+      resumed ??
+      createTrainState(distills ? new Map([...weights].map(([name, values]) => [name, sharedCopy(values)])) : weights);
     const teacher = distills ? { read: (name: string) => weights.get(name) as Float32Array } : null;
     await train(options, model, calibration, study, state, teacher, steps, identity, progress);
     records = state.records;
-    trained = state.latent;
+    trained = weightsInMemory(state.latent);
   }
 
   // 4. Export: each format whole, then read back from where it was written.
@@ -150,8 +163,9 @@ export async function runJob(options: RunOptions): Promise<void> {
   // An earlier attempt may have died after its manifest; without it, nothing vouches for files that are going.
   await store.delete(`${artifacts}manifest.json`);
   await store.deletePrefix(artifacts);
+  const files = new FileWriter(store, artifacts);
   for (const format of artifactFormats) {
-    if (spec.formats.includes(format)) await writeModel(store, model, compressed, exporters[format], artifacts);
+    if (spec.formats.includes(format)) await writeModel(store, model, compressed, exporters[format], files);
   }
 
   // 5. Evaluate what was written, the original and plain rounding.
@@ -192,8 +206,8 @@ export async function runJob(options: RunOptions): Promise<void> {
     heterogeneity: study?.heterogeneity ?? [],
     tensors,
   };
-  await store.put(`${artifacts}report.html`, utf8(renderReport(report)));
-  await store.put(`${artifacts}losses.json`, utf8(`${JSON.stringify(records)}\n`));
+  await files.put('report.html', utf8(renderReport(report)));
+  await files.put('losses.json', utf8(`${JSON.stringify(records)}\n`));
   const manifest: Manifest = {
     formatVersion: 1,
     producer: `cherryq ${version}`,
@@ -205,7 +219,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     training: spec.training,
     engine: engine.name,
     formats: spec.formats,
-    files: await listFiles(store, artifacts),
+    files: files.files(),
   };
   await job.assertCurrent();
   await store.put(`${artifacts}manifest.json`, utf8(`${JSON.stringify(manifest, null, 2)}\n`));
@@ -331,18 +345,18 @@ async function writeModel(
   model: OpenedModel,
   compressed: CompressedModel,
   exporter: Exporter,
-  prefix: string,
+  files: FileWriter,
 ): Promise<void> {
-  const folder = prefix + exporter.folder;
-  await store.put(
+  const { folder } = exporter;
+  await files.put(
     `${folder}model.safetensors`,
     safetensorsBytes(exporter.tensors(compressed), exporter.metadata).chunks,
   );
   for (const path of model.folder.sideFiles) {
     const bytes = await store.get(model.folder.prefix + path);
-    if (bytes !== null) await store.put(folder + path, bytes);
+    if (bytes !== null) await files.put(folder + path, bytes);
   }
-  await store.put(`${folder}config.json`, utf8(`${JSON.stringify(exporter.config(compressed), null, 2)}\n`));
+  await files.put(`${folder}config.json`, utf8(`${JSON.stringify(exporter.config(compressed), null, 2)}\n`));
 }
 
 /** Plain rounding with the job's bits and groups, written to scratch as any result is, so that it is measured alike. */
@@ -353,12 +367,11 @@ async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, s
     scheme: { ...scheme, method: 'rtn' },
     keepsCherries: false,
     shapes: model.shapes,
-    // Read anew: training has changed the arrays that were read before.
-    weights: await readAllWeights(model),
+    weights: weightsInFiles(store, model.folder),
     cherries: new Map(),
     isQuantized: isLinear,
   };
-  await writeModel(store, model, rounded, exporters.native, prefix);
+  await writeModel(store, model, rounded, exporters.native, new FileWriter(store, prefix));
   return openModel(store, prefix);
 }
 
@@ -424,34 +437,47 @@ function reportRows(
 
 /** What each quantized layer costs and how far it is from the weights that it was made from. */
 async function tensorTable(compressed: CompressedModel, written: OpenedModel): Promise<ReportData['tensors']> {
-  const table: ReportData['tensors'] = [];
+  const layers = new Map<string, { shape: number[]; stored: StoredRows }>();
   for (const [name, shape] of compressed.shapes) {
-    if (!compressed.isQuantized(name)) continue;
-    const weight = compressed.weights.get(name) as Float32Array;
-    const stored = await written.weights.read(name);
-    let error = 0;
-    let norm = 0;
-    for (let i = 0; i < weight.length; i++) {
-      error += (stored[i] - weight[i]) ** 2;
-      norm += weight[i] ** 2;
-    }
-    const relativeError = norm === 0 ? 0 : Math.sqrt(error / norm);
-    table.push({ name, shape, bitsPerWeight: written.storedBits(name) ?? 16, relativeError });
+    if (compressed.isQuantized(name)) layers.set(name, { shape, stored: await written.storedRows(name) });
   }
-  return table;
+  const errors = await relativeErrors(compressed.weights, layers);
+  return [...layers].map(([name, { shape }]) => ({
+    name,
+    shape,
+    bitsPerWeight: written.storedBits(name) ?? 16,
+    relativeError: errors.get(name) ?? 0,
+  }));
 }
 
-/** Every file under a prefix with size and hash, by path. */
-async function listFiles(store: Store, prefix: string): Promise<Manifest['files']> {
-  const files: Manifest['files'] = [];
-  for (const { key, sizeBytes } of await store.list(prefix)) {
+/** Writes files under a prefix and keeps the size and hash of each, taken while it is written. */
+class FileWriter {
+  private readonly written = new Map<string, Manifest['files'][number]>();
+
+  constructor(
+    private readonly store: Store,
+    private readonly prefix: string,
+  ) {}
+
+  /** @param path relative to the prefix */
+  async put(path: string, body: Uint8Array | AsyncIterable<Uint8Array>): Promise<void> {
     const hash = createHash('sha256');
-    const body = await store.stream(key);
-    if (body === null) throw new Error(`${key} vanished while it was listed`);
-    for await (const chunk of body) hash.update(chunk);
-    files.push({ path: key.slice(prefix.length), sizeBytes, sha256: hash.digest('hex') });
+    let sizeBytes = 0;
+    async function* hashed(): AsyncGenerator<Uint8Array> {
+      for await (const part of body instanceof Uint8Array ? [body] : body) {
+        hash.update(part);
+        sizeBytes += part.length;
+        yield part;
+      }
+    }
+    await this.store.put(this.prefix + path, hashed());
+    this.written.set(path, { path, sizeBytes, sha256: hash.digest('hex') });
   }
-  return files;
+
+  /** All of them, by path. */
+  files(): Manifest['files'] {
+    return [...this.written.values()].sort((a, b) => compareKeys(a.path, b.path));
+  }
 }
 
 /** Cost of each phase, in tokens run forward once; a backward pass costs two more. */

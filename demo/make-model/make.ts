@@ -9,9 +9,9 @@ import { measurePerplexity } from '../../batch-jobs/src/evaluation/perplexity.ts
 import { safetensorsBytes } from '../../batch-jobs/src/formats/safetensors.ts';
 import { openTokenizer } from '../../batch-jobs/src/formats/tokenizer.ts';
 import { encodeText } from '../../batch-jobs/src/data/text.ts';
-import { halfTensor } from '../../batch-jobs/src/exporters/native.ts';
 import { llama } from '../../batch-jobs/src/models/llama.ts';
 import { tensorShapes } from '../../batch-jobs/src/models/decoder-config.ts';
+import { float32ToFloat16 } from '../../batch-jobs/src/numeric/dtypes.ts';
 import { createRandom } from '../../batch-jobs/src/numeric/random.ts';
 import { createSampler, packWindows } from '../../batch-jobs/src/data/windows.ts';
 import { loadCheckpoint, saveCheckpoint } from '../../batch-jobs/src/training/checkpoints.ts';
@@ -114,9 +114,10 @@ while (trainer.step < totalSteps) {
   }
 }
 
-const tensors = [...tensorShapes(config)].map(([name, shape]) =>
-  halfTensor(name, shape, trainer.state.latent.get(name) as Float32Array),
-);
+const tensors = [...tensorShapes(config)].map(([name, shape]) => {
+  const values = float32ToFloat16(trainer.state.latent.get(name) as Float32Array);
+  return { name, dtype: 'F16' as const, shape, data: new Uint8Array(values.buffer) };
+});
 await model.put('model.safetensors', safetensorsBytes(tensors, { format: 'pt' }).chunks);
 writeFileSync('demo/model/config.json', `${JSON.stringify(configJson, null, 2)}\n`);
 const { perplexity, tokens } = await measurePerplexity(

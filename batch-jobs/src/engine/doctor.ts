@@ -93,14 +93,15 @@ export async function diagnose(options: DoctorOptions): Promise<Diagnosis> {
     if (!(error instanceof InputError)) throw error;
     faults.push(error.message);
   }
-  const engines = await Promise.all([
-    nativeState('gpu', engine),
-    nativeState('native', engine),
+  const engines: EngineState[] = [
+    await nativeState('gpu', engine),
+    await nativeState('native', engine),
     wasmState(engine),
-    { name: 'cpu', state: stateOf('cpu', engine), detail: 'plain JavaScript, comes with npm', mend: null } as const,
-  ]);
+    { name: 'cpu', state: stateOf('cpu', engine), detail: 'plain JavaScript, comes with npm', mend: null },
+  ];
   for (const { name, state, detail } of engines)
-    if (state === 'broken') faults.push(`The engine ${name} is broken: ${detail}.`);
+    if (state === 'broken' && !faults.some((fault) => fault.includes(detail)))
+      faults.push(`The engine ${name} is broken: ${detail}.`);
 
   const threads = engine?.native?.threads ?? availableParallelism();
   const peer =

@@ -2,29 +2,39 @@
  * The compressed weights dequantized to float16, as a plain Hugging Face model: opens everywhere, saves no space. Its values
  * are those of the native file rounded once more to float16.
  */
-import { float32ToFloat16 } from '../numeric/dtypes.ts';
-import { dequantizeMatrix, noCherries, quantizeMatrix } from '../numeric/quantizer.ts';
+import { hostPool } from '../numeric/pool.ts';
+import { cherriesOfRows, noCherries } from '../numeric/quantizer.ts';
 import type { Exporter } from './exporter.ts';
 import { halfPrecision } from './exporter.ts';
 import { gridOf, nativeConfig } from './native.ts';
+import type { RowWork } from './row-stream.ts';
+import { RowStream, checkLargest, halfTensor, outputs } from './row-stream.ts';
 
 export const hf: Exporter = {
   folder: 'hf/',
   metadata: { format: 'pt' },
   config: (model) => ({ ...model.configJson, ...halfPrecision }),
-  tensors(model) {
-    const grid = gridOf(nativeConfig(model.scheme, model.keepsCherries));
-    return [...model.shapes].map(([name, shape]) => ({
-      name,
-      dtype: 'F16',
-      shape,
-      data: async () => {
-        const weight = model.weights.get(name) as Float32Array;
-        const values = model.isQuantized(name)
-          ? dequantizeMatrix(quantizeMatrix(weight, shape[1], grid, model.cherries.get(name) ?? noCherries))
-          : weight;
-        return new Uint8Array(float32ToFloat16(values).buffer);
-      },
-    }));
+  tensors({ shapes, weights, scheme, keepsCherries, isQuantized, cherries }) {
+    const grid = gridOf(nativeConfig(scheme, keepsCherries));
+    const works: RowWork<void>[] = [];
+    const add = (work: RowWork<void>): number => works.push(work) - 1;
+    const stream = new RowStream(weights, works);
+    return [...shapes].map(([name, shape]) => {
+      if (!isQuantized(name)) return halfTensor(stream, add, weights, name, shape);
+      const [rows, columns] = shape;
+      const own = cherries.get(name) ?? noCherries;
+      const index = add({
+        name,
+        rows,
+        columns,
+        outRowBytes: 2 * columns,
+        async run({ fromRow, ...chunk }, out) {
+          const part = cherriesOfRows(own, fromRow, chunk.rows);
+          const largest = await hostPool().run('roundRows', { ...chunk, grid, cherries: part, into: out });
+          await checkLargest(largest, weights, name, rows * columns);
+        },
+      });
+      return { name, dtype: 'F16', shape, data: () => outputs(stream, index) };
+    });
   },
 };

@@ -5,14 +5,19 @@
 import type { Scheme } from 'cherryq/contract';
 import { InputError } from '../errors.ts';
 import type { TensorInfo, TensorToWrite } from '../formats/safetensors.ts';
-import { readTensor, readTensorBytes } from '../formats/safetensors.ts';
-import { packRows, unpackRows } from '../numeric/bit-packing.ts';
-import { float32ToFloat16 } from '../numeric/dtypes.ts';
+import { readTensor, readTensorBytes, readTensorInto } from '../formats/safetensors.ts';
+import { packedBytes, unpackRows } from '../numeric/bit-packing.ts';
+import { hostPool } from '../numeric/pool.ts';
+import type { PackedRows } from '../numeric/quantize-tasks.ts';
+import { packedSizes } from '../numeric/quantize-tasks.ts';
 import type { Cherries, Grid, QuantizedMatrix } from '../numeric/quantizer.ts';
-import { cherryCount, dequantizeMatrix, groupCount, noCherries, quantizeMatrix } from '../numeric/quantizer.ts';
+import { cherriesOfRows, cherryCount, dequantizeMatrix, groupCount, noCherries } from '../numeric/quantizer.ts';
 import type { Store } from '../storage/store.ts';
-import type { Exporter } from './exporter.ts';
+import type { Exporter, WeightRanges } from './exporter.ts';
 import { halfPrecision } from './exporter.ts';
+import type { StoredRows } from './relative-errors.ts';
+import type { RowWork } from './row-stream.ts';
+import { RowStream, checkLargest, halfTensor } from './row-stream.ts';
 
 /** Value of `quantization_config` in config.json. */
 export interface NativeConfig {
@@ -78,61 +83,100 @@ export const native: Exporter = {
     ...halfPrecision,
     quantization_config: nativeConfig(model.scheme, model.keepsCherries),
   }),
-  tensors(model) {
-    const grid = gridOf(nativeConfig(model.scheme, model.keepsCherries));
-    const tensors = [...model.shapes].flatMap(([name, shape]) => {
-      const weight = model.weights.get(name) as Float32Array;
-      if (!model.isQuantized(name)) return [halfTensor(name, shape, weight)];
-      return nativeLinear(name, weight, shape[1], grid, model.cherries.get(name) ?? noCherries);
+  tensors({ shapes, weights, scheme, keepsCherries, isQuantized, cherries }) {
+    const grid = gridOf(nativeConfig(scheme, keepsCherries));
+    const works: RowWork<void>[] = [];
+    const add = (work: RowWork<void>): number => works.push(work) - 1;
+    const stream = new RowStream(weights, works);
+    const tensors = [...shapes].flatMap(([name, shape]) => {
+      if (!isQuantized(name)) return [halfTensor(stream, add, weights, name, shape)];
+      return linearTensors(stream, add, weights, name, shape, grid, cherries.get(name) ?? noCherries);
     });
-    // Bytes last, so that every 16-bit tensor starts at an even offset.
-    return [...tensors.filter(({ dtype }) => dtype !== 'U8'), ...tensors.filter(({ dtype }) => dtype === 'U8')];
+    // Bytes of an odd number come last, so that every 16-bit tensor starts at an even offset.
+    const isOdd = ({ dtype, shape }: TensorToWrite): boolean => dtype === 'U8' && (shape[0] * shape[1]) % 2 === 1;
+    return [...tensors.filter((tensor) => !isOdd(tensor)), ...tensors.filter(isOdd)];
   },
 };
 
 /** The tensors that one linear layer becomes.  @param name of the layer's weight, ending in `.weight` */
-export function nativeLinear(
+function linearTensors(
+  stream: RowStream<void>,
+  add: (work: RowWork<void>) => number,
+  weights: WeightRanges,
   name: string,
-  weight: Float32Array,
-  columns: number,
+  [rows, columns]: number[],
   grid: Grid,
   cherries: Cherries,
 ): TensorToWrite[] {
-  const matrix = quantizeMatrix(weight, columns, grid, cherries);
-  const { rows } = matrix;
   const module = name.slice(0, -'.weight'.length);
-  const normalCount = columns - cherries.perRow;
-  const tensors: TensorToWrite[] = [
-    {
-      name: `${module}.qweight`,
-      dtype: 'U8',
-      shape: [rows, Math.ceil((normalCount * grid.bits) / 8)],
-      data: packRows(matrix.qweight, rows, normalCount, grid.bits),
+  const { perRow } = cherries;
+  const sizes = packedSizes(rows, columns, grid, perRow);
+  const rowSizes = packedSizes(1, columns, grid, perRow);
+  const index = add({
+    name,
+    rows,
+    columns,
+    outRowBytes: rowSizes.packed + rowSizes.scales + rowSizes.cherryWeight,
+    async run({ fromRow, ...chunk }, out) {
+      const own = cherriesOfRows(cherries, fromRow, chunk.rows);
+      const into = packedParts(out, packedSizes(chunk.rows, columns, grid, perRow));
+      const largest = await hostPool().run('quantizeRows', { ...chunk, grid, cherries: own, into });
+      await checkLargest(largest, weights, name, rows * columns);
     },
+  });
+  // The small parts are kept from when the packed ones are written until their own turn.
+  let kept: { scales: Uint8Array; cherryWeight: Uint8Array } | null = null;
+  async function* packed(): AsyncGenerator<Uint8Array> {
+    const all = { scales: new Uint8Array(sizes.scales), cherryWeight: new Uint8Array(sizes.cherryWeight) };
+    for await (const part of stream.parts(index)) {
+      const own = packedParts(part.out, packedSizes(part.rows, columns, grid, perRow));
+      all.scales.set(own.scales, part.fromRow * rowSizes.scales);
+      all.cherryWeight.set(own.cherryWeight, part.fromRow * rowSizes.cherryWeight);
+      yield own.packed;
+    }
+    kept = all;
+  }
+  async function keptParts(): Promise<{ scales: Uint8Array; cherryWeight: Uint8Array }> {
+    if (kept === null) for await (const part of packed()) void part;
+    return kept as unknown as { scales: Uint8Array; cherryWeight: Uint8Array };
+  }
+  const tensors: TensorToWrite[] = [
+    { name: `${module}.qweight`, dtype: 'U8', shape: [rows, rowSizes.packed], data: packed },
     {
       name: `${module}.scales`,
       dtype: 'F16',
-      shape: [rows, groupCount(columns, cherries.perRow, grid)],
-      data: bytesOf(matrix.scales),
+      shape: [rows, groupCount(columns, perRow, grid)],
+      data: async () => (await keptParts()).scales,
     },
   ];
-  if (cherries.perRow > 0) {
+  if (perRow > 0) {
     const indices = Int16Array.from(cherries.columns, (column) => column - columnOffset);
-    const shape = [rows, cherries.perRow];
+    const shape = [rows, perRow];
     tensors.push(
-      { name: `${module}.cherry_weight`, dtype: 'F16', shape, data: bytesOf(matrix.cherryWeight) },
+      {
+        name: `${module}.cherry_weight`,
+        dtype: 'F16',
+        shape,
+        data: async () => (await keptParts()).cherryWeight,
+      },
       { name: `${module}.cherry_indices`, dtype: 'I16', shape, data: bytesOf(indices) },
     );
   }
   return tensors;
 }
 
-/** A tensor that stays in 16 bits. */
-export function halfTensor(name: string, shape: number[], values: Float32Array): TensorToWrite {
-  return { name, dtype: 'F16', shape, data: bytesOf(float32ToFloat16(values)) };
+/** Divides one stretch of memory among the parts. */
+function packedParts(out: Uint8Array, sizes: ReturnType<typeof packedSizes>): PackedRows {
+  const scalesAt = sizes.packed;
+  const cherriesAt = scalesAt + sizes.scales;
+  return {
+    packed: out.subarray(0, scalesAt),
+    scales: out.subarray(scalesAt, cherriesAt),
+    cherryWeight: out.subarray(cherriesAt, cherriesAt + sizes.cherryWeight),
+  };
 }
 
-function bytesOf(values: Uint16Array | Int16Array): Uint8Array {
+function bytesOf(values: Int16Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
@@ -145,9 +189,16 @@ export function nativeWeights(
   tensors: ReadonlyMap<string, TensorInfo>,
   config: NativeConfig,
   shape: (name: string) => number[] | undefined,
-): { read(name: string): Promise<Float32Array>; storedBits(name: string): number | null } {
+): {
+  read(name: string): Promise<Float32Array>;
+  storedBits(name: string): number | null;
+  /** Of a quantized layer. */
+  storedRows(name: string): Promise<StoredRows>;
+} {
   const part = (name: string, suffix: string): TensorInfo | undefined =>
     tensors.get(`${name.slice(0, -'.weight'.length)}.${suffix}`);
+  const open = (name: string): Promise<LayerParts> =>
+    openLayer(store, name, shape(name), config, (suffix) => part(name, suffix));
   return {
     async read(name) {
       const plain = tensors.get(name);
@@ -155,7 +206,10 @@ export function nativeWeights(
         checkShape(plain, shape(name));
         return readTensor(store, plain);
       }
-      return dequantizeMatrix(await readMatrix(store, name, shape(name), config, (suffix) => part(name, suffix)));
+      return dequantizeMatrix(await readMatrix(store, await open(name)));
+    },
+    async storedRows(name) {
+      return comparedLayer(store, await open(name));
     },
     storedBits(name) {
       const wanted = shape(name);
@@ -177,24 +231,35 @@ function checkShape(info: TensorInfo, wanted: readonly number[] | undefined): vo
   );
 }
 
-async function readMatrix(
+/** Where the parts of a layer are, each checked against the config, and its cherries. */
+interface LayerParts {
+  readonly rows: number;
+  readonly columns: number;
+  readonly grid: Grid;
+  readonly cherries: Cherries;
+  readonly qweight: TensorInfo;
+  readonly scales: TensorInfo;
+  /** Null where there are no cherries. */
+  readonly cherryWeight: TensorInfo | null;
+}
+
+async function openLayer(
   store: Store,
   name: string,
   shape: number[] | undefined,
   config: NativeConfig,
   part: (suffix: string) => TensorInfo | undefined,
-): Promise<QuantizedMatrix> {
+): Promise<LayerParts> {
   if (!shape || shape.length !== 2 || !part('qweight')) {
     throw new InputError('missing_tensor', `The weights hold no tensor "${name}", packed or not.`, name);
   }
   const [rows, columns] = shape;
   const grid = gridOf(config);
   const perRow = config.cherry_fraction > 0 ? cherryCount(columns, config.cherry_fraction) : 0;
-  const normalCount = columns - perRow;
-  const bytes = async (suffix: string, dtype: string, width: number): Promise<Uint8Array> => {
+  const checked = (suffix: string, dtype: string, width: number): TensorInfo => {
     const info = part(suffix);
     if (info && info.dtype === dtype && info.shape.length === 2 && info.shape[0] === rows && info.shape[1] === width) {
-      return readTensorBytes(store, info);
+      return info;
     }
     const found = info ? `${info.dtype} [${info.shape.join(', ')}]` : 'missing';
     throw new InputError(
@@ -203,10 +268,11 @@ async function readMatrix(
       `${name.slice(0, -'.weight'.length)}.${suffix}`,
     );
   };
-  const packed = await bytes('qweight', 'U8', Math.ceil((normalCount * grid.bits) / 8));
-  const scales = toUint16(await bytes('scales', 'F16', groupCount(columns, perRow, grid)));
-  const cherryWeight = perRow > 0 ? toUint16(await bytes('cherry_weight', 'F16', perRow)) : new Uint16Array(0);
-  const indices = perRow > 0 ? toUint16(await bytes('cherry_indices', 'I16', perRow)) : new Uint16Array(0);
+  const qweight = checked('qweight', 'U8', packedBytes(columns - perRow, grid.bits));
+  const scales = checked('scales', 'F16', groupCount(columns, perRow, grid));
+  const cherryWeight = perRow > 0 ? checked('cherry_weight', 'F16', perRow) : null;
+  if (cherryWeight === null) return { rows, columns, grid, cherries: noCherries, qweight, scales, cherryWeight };
+  const indices = toUint16(await readTensorBytes(store, checked('cherry_indices', 'I16', perRow)));
   // Two's complement: index - 32768 as a signed number is the index with its top bit flipped.
   const cherryColumns = Uint32Array.from(indices, (index) => index ^ columnOffset);
   for (let i = 0; i < cherryColumns.length; i++) {
@@ -218,14 +284,36 @@ async function readMatrix(
       name,
     );
   }
+  return { rows, columns, grid, cherries: { perRow, columns: cherryColumns }, qweight, scales, cherryWeight };
+}
+
+async function readMatrix(store: Store, layer: LayerParts): Promise<QuantizedMatrix> {
+  const { rows, columns, grid, cherries } = layer;
+  const packed = await readTensorBytes(store, layer.qweight);
+  const scales = toUint16(await readTensorBytes(store, layer.scales));
+  const cherryWeight = layer.cherryWeight
+    ? toUint16(await readTensorBytes(store, layer.cherryWeight))
+    : new Uint16Array(0);
+  const qweight = unpackRows(packed, rows, columns - cherries.perRow, grid.bits);
+  return { rows, columns, grid, cherries, qweight, scales, cherryWeight };
+}
+
+/** Compares rows of a layer in the file with those that it was made of. */
+function comparedLayer(store: Store, { columns, grid, cherries, ...infos }: LayerParts): StoredRows {
+  const { perRow } = cherries;
+  const rowSizes = packedSizes(1, columns, grid, perRow);
   return {
-    rows,
-    columns,
-    grid,
-    cherries: { perRow, columns: cherryColumns },
-    qweight: unpackRows(packed, rows, normalCount, grid.bits),
-    scales,
-    cherryWeight,
+    rowBytes: rowSizes.packed + rowSizes.scales + rowSizes.cherryWeight,
+    async compare({ fromRow, ...chunk }, memory) {
+      const stored = packedParts(memory, packedSizes(chunk.rows, columns, grid, perRow));
+      await readTensorInto(store, infos.qweight, fromRow * rowSizes.packed, stored.packed);
+      await readTensorInto(store, infos.scales, fromRow * rowSizes.scales, stored.scales);
+      if (infos.cherryWeight) {
+        await readTensorInto(store, infos.cherryWeight, fromRow * rowSizes.cherryWeight, stored.cherryWeight);
+      }
+      const own = cherriesOfRows(cherries, fromRow, chunk.rows);
+      return hostPool().run('compareRows', { ...chunk, grid, cherries: own, stored });
+    },
   };
 }
 

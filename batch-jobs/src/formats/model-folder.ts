@@ -4,6 +4,7 @@
  * fit together; what a family's config means and which tensors it needs is checked in `models/`.
  */
 import { InputError } from '../errors.ts';
+import { float16Max } from '../numeric/dtypes.ts';
 import type { Store } from '../storage/store.ts';
 import { describeJson, isJsonObject, readJsonObject } from './json.ts';
 import type { JsonObject } from './json.ts';
@@ -187,6 +188,21 @@ async function readWeights(
     }
   }
   return { tensors, weightBytes };
+}
+
+/**
+ * Checks that the values can be written as float16, as every format does with some.
+ * @throws InputError `nan_weights` as `assertFinite`, or `float16_overflow` naming the tensor and the first value beyond
+ */
+export function assertFloat16(values: Float32Array, tensorName: string): void {
+  assertFinite(values, tensorName);
+  const beyond = values.find((value) => Math.abs(value) > float16Max);
+  if (beyond === undefined) return;
+  throw new InputError(
+    'float16_overflow',
+    `"${tensorName}" holds ${beyond}; the result keeps it in float16, which ends at ${float16Max}.`,
+    tensorName,
+  );
 }
 
 /** @throws InputError `nan_weights` when a value is not finite, naming the tensor, the first such value and their count */

@@ -9,7 +9,8 @@
  * @source huggingface/safetensors, README "Format" and safetensors/src/tensor.rs
  */
 import { InputError } from '../errors.ts';
-import { bfloat16ToFloat32, float16ToFloat32 } from '../numeric/dtypes.ts';
+import type { FloatDtype } from '../numeric/dtypes.ts';
+import { bfloat16ToFloat32, float16ToFloat32, floatBytes } from '../numeric/dtypes.ts';
 import type { Store } from '../storage/store.ts';
 import { describeJson, isJsonObject, messageOf } from './json.ts';
 
@@ -213,10 +214,12 @@ function invalid(code: string, key: string, what: string, options: ErrorOptions 
 
 async function readRange(store: Store, key: string, start: number, end: number): Promise<Uint8Array> {
   const bytes = await store.get(key, { start, end });
-  if (bytes === null || bytes.length !== end - start) {
-    throw new InputError('file_changed', `${key} became shorter or was deleted while it was being read.`, key);
-  }
+  if (bytes === null || bytes.length !== end - start) throw fileChanged(key);
   return bytes;
+}
+
+function fileChanged(key: string): InputError {
+  return new InputError('file_changed', `${key} became shorter or was deleted while it was being read.`, key);
 }
 
 /** @returns the tensor's bytes as they are in the file, row-major and little-endian */
@@ -224,23 +227,38 @@ export function readTensorBytes(store: Store, info: TensorInfo): Promise<Uint8Ar
   return readRange(store, info.key, info.start, info.end);
 }
 
+/** Fills `into` with the tensor's bytes from `start` on, counted from its first.  @throws RangeError beyond its end */
+export async function readTensorInto(store: Store, info: TensorInfo, start: number, into: Uint8Array): Promise<void> {
+  if (start + into.length > info.end - info.start) {
+    throw new RangeError(`Bytes ${start} to ${start + into.length} of "${info.name}" were asked for; it has fewer.`);
+  }
+  if ((await store.read(info.key, info.start + start, into)) !== into.length) throw fileChanged(info.key);
+}
+
+/** The type of a tensor's numbers.  @throws InputError naming the tensor unless it is F32, F16 or BF16 */
+export function floatDtype({ dtype, name, key }: TensorInfo): FloatDtype {
+  if (dtype === 'F32' || dtype === 'F16' || dtype === 'BF16') return dtype;
+  throw new InputError(
+    'unsupported_dtype',
+    `Tensor "${name}" of ${key} is ${dtype}; weights must be F32, F16 or BF16. Convert the model to one of them first.`,
+    name,
+  );
+}
+
 /**
  * A tensor of F32, F16 or BF16 in float32, row-major.
  * @throws InputError naming the tensor for any other dtype
  */
 export async function readTensor(store: Store, info: TensorInfo): Promise<Float32Array> {
-  const { dtype, name, key } = info;
-  if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') {
-    throw new InputError(
-      'unsupported_dtype',
-      `Tensor "${name}" of ${key} is ${dtype}; weights must be F32, F16 or BF16. Convert the model to one of them first.`,
-      name,
-    );
-  }
-  const bytes = await readTensorBytes(store, info);
+  const dtype = floatDtype(info);
+  return toFloat32(await readTensorBytes(store, info), dtype);
+}
+
+/** Numbers as they are in a file in float32; those of F32 are not copied where that can be avoided. */
+export function toFloat32(bytes: Uint8Array, dtype: FloatDtype): Float32Array {
   // A typed array needs its buffer aligned, which bytes out of a store need not be.
-  const { buffer, byteOffset } = bytes.byteOffset % dtypeBytes[dtype] === 0 ? bytes : bytes.slice();
-  const count = bytes.length / dtypeBytes[dtype];
+  const { buffer, byteOffset } = bytes.byteOffset % floatBytes[dtype] === 0 ? bytes : bytes.slice();
+  const count = bytes.length / floatBytes[dtype];
   if (dtype === 'F32') return new Float32Array(buffer, byteOffset, count);
   const bits = new Uint16Array(buffer, byteOffset, count);
   return dtype === 'F16' ? float16ToFloat32(bits) : bfloat16ToFloat32(bits);
@@ -250,8 +268,11 @@ export interface TensorToWrite {
   readonly name: string;
   readonly dtype: Dtype;
   readonly shape: readonly number[];
-  /** Row-major, little-endian; a function is called when its turn comes, so that one tensor at a time is in memory. */
-  readonly data: Uint8Array | (() => Promise<Uint8Array>);
+  /**
+   * Row-major, little-endian; a function is called when its turn comes, so that a tensor is in memory only then, or only a
+   * part of it at a time. A part may change once the next is asked for.
+   */
+  readonly data: Uint8Array | (() => Promise<Uint8Array> | AsyncIterable<Uint8Array>);
 }
 
 /**
@@ -273,7 +294,7 @@ export function safetensorsBytes(
     names.add(name);
     const begin = dataBytes;
     dataBytes += tensorBytes(dtype, shape);
-    if (typeof data !== 'function') checkDataLength(name, data, dataBytes - begin);
+    if (typeof data !== 'function') checkDataLength(name, data.length, dataBytes - begin);
     fields.push(`${JSON.stringify(name)}:${JSON.stringify({ dtype, shape, data_offsets: [begin, dataBytes] })}`);
   }
   const json = new TextEncoder().encode(`{${fields.join(',')}}`);
@@ -285,9 +306,14 @@ export function safetensorsBytes(
   async function* chunks(): AsyncGenerator<Uint8Array> {
     yield head;
     for (const { name, dtype, shape, data } of tensors) {
-      const bytes = typeof data === 'function' ? await data() : data;
-      checkDataLength(name, bytes, tensorBytes(dtype, shape));
-      yield bytes;
+      const expectedBytes = tensorBytes(dtype, shape);
+      let length = 0;
+      for await (const part of partsOf(data)) {
+        length += part.length;
+        if (length > expectedBytes) break;
+        yield part;
+      }
+      checkDataLength(name, length, expectedBytes);
     }
   }
   return { sizeBytes: head.length + dataBytes, chunks: { [Symbol.asyncIterator]: chunks } };
@@ -297,7 +323,13 @@ function tensorBytes(dtype: Dtype, shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, dtypeBytes[dtype]);
 }
 
-function checkDataLength(name: string, data: Uint8Array, expectedBytes: number): void {
-  if (data.length === expectedBytes) return;
-  throw new Error(`Tensor "${name}" has ${data.length} bytes of data; its dtype and shape need ${expectedBytes}.`);
+async function* partsOf(data: TensorToWrite['data']): AsyncGenerator<Uint8Array> {
+  const made = typeof data === 'function' ? data() : data;
+  if (Symbol.asyncIterator in made) yield* made;
+  else yield await made;
+}
+
+function checkDataLength(name: string, length: number, expectedBytes: number): void {
+  if (length === expectedBytes) return;
+  throw new Error(`Tensor "${name}" has ${length} bytes of data; its dtype and shape need ${expectedBytes}.`);
 }

@@ -4,6 +4,15 @@
  * They work on the bits, so a NaN's payload passes unchanged.  @source IEEE 754-2019; the formats of safetensors
  */
 
+/** The float types that weights come in, as safetensors names them. */
+export type FloatDtype = 'F32' | 'F16' | 'BF16';
+
+/** Bytes of one number. */
+export const floatBytes: Readonly<Record<FloatDtype, number>> = { F32: 4, F16: 2, BF16: 2 };
+
+/** Largest finite float16. */
+export const float16Max = 65_504;
+
 /** float32 bits of each of the 65,536 halves; made on first use. */
 let halfToFloat: Uint32Array | undefined;
 

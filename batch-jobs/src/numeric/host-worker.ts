@@ -1,3 +1,3 @@
 /** What the host threads can run: each export is a task, called by its name with one argument (pool.ts). */
 export { squareSums, updateRows } from './train-tasks.ts';
-export { compareRows, halveNumbers, quantizeRows, roundRows } from './quantize-tasks.ts';
+export { compareNumbers, compareRows, halveNumbers, quantizeRows, roundRows } from './quantize-tasks.ts';

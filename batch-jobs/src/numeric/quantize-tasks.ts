@@ -4,16 +4,15 @@
  * the plain functions in quantizer.ts and dtypes.ts, and do not depend on how rows are divided.
  */
 import { packedBytes } from './bit-packing.ts';
+import type { FloatDtype } from './dtypes.ts';
+import { floatBytes } from './dtypes.ts';
 import { loadKernels } from './kernel-module.ts';
 import type { Arena } from './kernel-module.ts';
 import type { Cherries, Grid } from './quantizer.ts';
 import { groupCount } from './quantizer.ts';
 
-/** Types that weights come in, as safetensors names them, in the kernels' order. */
-const floatTypes = ['F32', 'F16', 'BF16'] as const;
-export type FloatDtype = (typeof floatTypes)[number];
-
-export const floatBytes: Readonly<Record<FloatDtype, number>> = { F32: 4, F16: 2, BF16: 2 };
+/** In the order of the kernels' numbers for them. */
+const floatTypes: readonly FloatDtype[] = ['F32', 'F16', 'BF16'];
 
 /** Rows of a matrix, row-major and little-endian. */
 export interface SourceRows {
@@ -45,10 +44,13 @@ interface QuantizeKernels {
   roundRows(...numbers: readonly number[]): number;
   halve(...numbers: readonly number[]): number;
   compareRows(...numbers: readonly number[]): void;
+  compareNumbers(...numbers: readonly number[]): void;
 }
 
 /** Elements of a chunk: what a kernel reads and writes of it fits into a core's own cache. */
 const chunkElements = 32_768;
+/** Numbers that the kernels on loose numbers hold as float32 at a time. */
+const kernelRow = 2048;
 /** Kernels work in whole vectors, up to this far beyond an array's end. */
 const slack = 64;
 
@@ -116,10 +118,13 @@ export function halveNumbers(args: {
   let largest = 0;
   for (let from = 0; from < count; from += chunkElements) {
     const length = Math.min(chunkElements, count - from);
-    const { kernels, arena } = loadKernels<QuantizeKernels>('quantize', (width + 2) * length + 4 * 2048 + 3 * (slack + 16));
+    const { kernels, arena } = loadKernels<QuantizeKernels>(
+      'quantize',
+      (width + 2) * length + 4 * kernelRow + 3 * (slack + 16),
+    );
     const source = room(arena, width * length);
     source.set(args.source.subarray(width * from, width * (from + length)));
-    const row = room(arena, 4 * 2048);
+    const row = room(arena, 4 * kernelRow);
     const into = room(arena, 2 * length);
     const bits = kernels.halve(at(source), floatTypes.indexOf(args.dtype), length, at(row), at(into));
     largest = Math.max(largest, magnitudeOf(bits));
@@ -128,8 +133,14 @@ export function halveNumbers(args: {
   return largest;
 }
 
-/** Sums over rows of (stored - source)^2 and of source^2, in double precision. */
-export function compareRows(args: RoundedRows & { readonly stored: PackedRows }): { error: number; norm: number } {
+/** Sums of (stored - source)^2 and of source^2, in double precision. */
+export interface Difference {
+  readonly error: number;
+  readonly norm: number;
+}
+
+/** How far packed rows are from what they were made of. */
+export function compareRows(args: RoundedRows & { readonly stored: PackedRows }): Difference {
   const { columns, grid, cherries, stored } = args;
   let error = 0;
   let norm = 0;
@@ -146,6 +157,37 @@ export function compareRows(args: RoundedRows & { readonly stored: PackedRows })
     const sums = room(arena, 16);
     sums.fill(0);
     kernels.compareRows(...scratch, at(packed), at(scales), at(cherryWeight), at(sums));
+    const [chunkError, chunkNorm] = new Float64Array(sums.buffer, sums.byteOffset, 2);
+    error += chunkError;
+    norm += chunkNorm;
+  }
+  return { error, norm };
+}
+
+/** How far numbers are from others, as many.  @param args.stored float16 */
+export function compareNumbers(args: {
+  readonly source: Uint8Array;
+  readonly dtype: FloatDtype;
+  readonly stored: Uint8Array;
+}): Difference {
+  const width = floatBytes[args.dtype];
+  const count = args.source.length / width;
+  let error = 0;
+  let norm = 0;
+  for (let from = 0; from < count; from += chunkElements) {
+    const length = Math.min(chunkElements, count - from);
+    const bytes = (width + 2) * length + 8 * kernelRow + 5 * (slack + 16);
+    const { kernels, arena } = loadKernels<QuantizeKernels>('quantize', bytes);
+    const source = room(arena, width * length);
+    const stored = room(arena, 2 * length);
+    source.set(args.source.subarray(width * from, width * (from + length)));
+    stored.set(args.stored.subarray(2 * from, 2 * (from + length)));
+    const row = room(arena, 4 * kernelRow);
+    const storedRow = room(arena, 4 * kernelRow);
+    const sums = room(arena, 16);
+    sums.fill(0);
+    const types = [floatTypes.indexOf(args.dtype), floatTypes.indexOf('F16')];
+    kernels.compareNumbers(at(source), types[0], at(stored), types[1], length, at(row), at(storedRow), at(sums));
     const [chunkError, chunkNorm] = new Float64Array(sums.buffer, sums.byteOffset, 2);
     error += chunkError;
     norm += chunkNorm;

@@ -24,6 +24,11 @@ export interface Cherries {
 
 export const noCherries: Cherries = { perRow: 0, columns: new Uint32Array(0) };
 
+/** The cherries of some rows, in memory of their own. */
+export function cherriesOfRows({ perRow, columns }: Cherries, fromRow: number, rows: number): Cherries {
+  return { perRow, columns: columns.slice(fromRow * perRow, (fromRow + rows) * perRow) };
+}
+
 /** One matrix in integers; see docs/format.md for how it is stored. */
 export interface QuantizedMatrix {
   readonly rows: number;
@@ -183,9 +188,10 @@ export function dequantizeMatrix(matrix: QuantizedMatrix): Float32Array {
   const weight = new Float32Array(rows * columns);
   const shift = levels.qMin + levels.offset;
   for (let row = 0; row < rows; row++) {
-    for (let i = 0; i < normalCount; i++) {
-      const scale = scales[row * groups + Math.floor(i / groupSize)];
-      normals[i] = (qweight[row * normalCount + i] + shift) * scale;
+    for (let group = 0; group < groups; group++) {
+      const scale = scales[row * groups + group];
+      const until = Math.min((group + 1) * groupSize, normalCount);
+      for (let i = group * groupSize; i < until; i++) normals[i] = (qweight[row * normalCount + i] + shift) * scale;
     }
     putNormals(normals, row * columns, columns, cherries, row, weight);
     for (let c = 0; c < cherries.perRow; c++) {

@@ -19,9 +19,11 @@ import { StorageFullError } from './store.ts';
 import type { ByteRange, Store, StoredObject } from './store.ts';
 
 const staleAfterMs = 3_600_000;
-/** Largest single read; the system call takes less than 2 GiB. */
-const maxReadBytes = 2 ** 30;
+/** Largest single read or write; the system calls take less than 2 GiB. */
+const maxTransferBytes = 2 ** 30;
 const streamChunkBytes = 2 ** 18;
+/** What is written is sent to the disk after so many bytes, while more are made, so that little is left to do at the end. */
+const flushEveryBytes = 2 ** 26;
 /** A concurrent `delete` may prune a folder just before a name is given in it; so often the folder is made again. */
 const placeAttempts = 10;
 
@@ -48,6 +50,16 @@ export class FolderStore implements Store {
       const bytes = new Uint8Array(end - start);
       const length = await readFully(file, bytes, start);
       return length === bytes.length ? bytes : bytes.slice(0, length);
+    } finally {
+      await file.close();
+    }
+  }
+
+  async read(key: string, start: number, into: Uint8Array): Promise<number | null> {
+    const file = await this.#openObject(key);
+    if (file === null) return null;
+    try {
+      return await readFully(file, into, start);
     } finally {
       await file.close();
     }
@@ -100,6 +112,8 @@ export class FolderStore implements Store {
   ): Promise<boolean> {
     const segments = keySegments(key);
     let writtenBytes = 0;
+    let flushedBytes = 0;
+    let flushing = Promise.resolve();
     try {
       await this.#makeWritable();
       const temporary = join(this.#root, temporaryFolder, randomUUID());
@@ -107,11 +121,19 @@ export class FolderStore implements Store {
         const file = await open(temporary, 'wx');
         try {
           for await (const chunk of body instanceof Uint8Array ? [body] : body) {
-            await file.appendFile(chunk);
+            await writeFully(file, chunk, writtenBytes);
             writtenBytes += chunk.length;
+            if (writtenBytes - flushedBytes < flushEveryBytes) continue;
+            await flushing;
+            flushedBytes = writtenBytes;
+            flushing = file.datasync();
+            // What goes wrong is thrown where it is awaited.
+            flushing.catch(() => undefined);
           }
+          await flushing;
           await file.sync();
         } finally {
+          await flushing.catch(() => undefined);
           await file.close();
         }
         return await this.#place(temporary, segments, options.onlyIfAbsent ?? false);
@@ -338,12 +360,19 @@ function within(sizeBytes: number, range: ByteRange = { start: 0, end: sizeBytes
 async function readFully(file: FileHandle, bytes: Uint8Array, position: number): Promise<number> {
   let length = 0;
   while (length < bytes.length) {
-    const wanted = Math.min(bytes.length - length, maxReadBytes);
+    const wanted = Math.min(bytes.length - length, maxTransferBytes);
     const { bytesRead } = await file.read(bytes, length, wanted, position + length);
     if (bytesRead === 0) break;
     length += bytesRead;
   }
   return length;
+}
+
+async function writeFully(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
+  for (let written = 0; written < bytes.length;) {
+    const wanted = Math.min(bytes.length - written, maxTransferBytes);
+    written += (await file.write(bytes, written, wanted, position + written)).bytesWritten;
+  }
 }
 
 /** Flushes the entries of a folder and of those above it up to `highest`, so that new names outlive a power cut. */

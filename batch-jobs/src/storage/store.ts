@@ -5,11 +5,14 @@
 export interface Store {
   /** Bytes of a key, or of `range` (end exclusive); null when the key does not exist. */
   get(key: string, range?: ByteRange): Promise<Uint8Array | null>;
-  /** The same as a stream, for bodies that should not be held whole. */
+  /** Fills `into` with the bytes of a key from `start` on.  @returns how many there were; null as `get` */
+  read(key: string, start: number, into: Uint8Array): Promise<number | null>;
+  /** A key's bytes as a stream, for bodies that should not be held whole. */
   stream(key: string, range?: ByteRange): Promise<ReadableStream<Uint8Array> | null>;
   head(key: string): Promise<{ sizeBytes: number } | null>;
   /**
-   * Writes a key whole or not at all: a reader never sees a part, a crash leaves no part.
+   * Writes a key whole or not at all: a reader never sees a part, a crash leaves no part. A body that comes in pieces may
+   * change a piece once the next is asked for.
    * With `onlyIfAbsent` an existing key is left alone.
    * @returns false when `onlyIfAbsent` was set and the key exists
    * @throws StorageFullError when the disk is full

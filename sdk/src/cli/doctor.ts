@@ -11,7 +11,7 @@ export const doctorCommand = (io: Io) =>
   command({
     name: 'cherryq doctor',
     summary: 'Check this machine: engines, speed, memory, and what is missing',
-    examples: ['cherryq doctor', 'CHERRYQ_ENGINE=wasm cherryq doctor --json'],
+    examples: ['cherryq doctor --json', 'CHERRYQ_ENGINE=wasm cherryq doctor'],
     args: {
       'data-dir': serverFlags['data-dir'],
       json: { type: 'boolean', description: 'Print JSON, nothing else' },

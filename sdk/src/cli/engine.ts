@@ -14,7 +14,7 @@ const installCommand = (io: Io) =>
   command({
     name: 'cherryq engine install',
     summary: 'Make the native engine available: TensorFlow from its wheel, the addon compiled here (Linux x64)',
-    examples: ['cherryq engine install', 'cherryq engine install --gpu'],
+    examples: ['cherryq engine install --gpu', 'cherryq engine install'],
     args: {
       gpu: gpuFlag,
       force: { type: 'boolean', description: 'Make it anew even when it is there' },

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { BackendWasm } from '@tensorflow/tfjs-backend-wasm';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
-import { mendWasmKernels } from '../../../batch-jobs/src/engine/wasm-kernels.ts';
+import { exponential, registerWasmKernels } from '../../../batch-jobs/src/engine/wasm-kernels.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 
 interface Matrices {
@@ -83,7 +83,7 @@ beforeAll(async () => {
   await openEngine('wasm');
 });
 
-describe('the mended matrix product', () => {
+describe('the matrix product', () => {
   describe.each(batches)('of %s', (_, aBatch, bBatch, batchShape) => {
     it.each(transposes)('with transposeA %s and transposeB %s equals its definition', (transposeA, transposeB) => {
       for (const [m, k, n] of sizes) {
@@ -98,6 +98,25 @@ describe('the mended matrix product', () => {
         expected.forEach((value, i) => expect(Math.abs(values[i] - value)).toBeLessThan(1e-5));
       }
     });
+  });
+
+  it.each(transposes)('crosses its blocks, with transposeA %s and transposeB %s', (transposeA, transposeB) => {
+    // One more than a block of rows, of steps and of columns, and a remainder of a tile in each.
+    const [m, k, n] = [131, 259, 517];
+    const a = draw(transposeA ? [k, m] : [m, k]);
+    const b = draw(transposeB ? [n, k] : [k, n]);
+    const values = tf.tidy(() =>
+      tf.matMul(tf.tensor(a.values, a.shape), tf.tensor(b.values, b.shape), transposeA, transposeB).dataSync(),
+    );
+    const expected = product(a, b, [], transposeA, transposeB);
+    let worst = 0;
+    expected.forEach((value, i) => (worst = Math.max(worst, Math.abs(values[i] - value))));
+    expect(worst).toBeLessThan(2e-5);
+  });
+
+  it('is zero when there is nothing to sum', () => {
+    const values = tf.tidy(() => tf.matMul(tf.zeros([3, 0]), tf.zeros([0, 2])).dataSync());
+    expect([...values]).toEqual(new Array(6).fill(0));
   });
 
   it('leaves no memory behind, in the engine or in the backend', () => {
@@ -125,10 +144,58 @@ describe('the mended matrix product', () => {
     x.dispose();
   });
 
-  it('stays what it is when it is mended again', () => {
-    mendWasmKernels();
+  it('stays what it is when the kernels are registered again', () => {
+    registerWasmKernels();
     const x = tf.tensor2d([1, 2, 3, 4], [2, 2]);
     expect([...tf.tidy(() => tf.matMul(x, x, true).dataSync())]).toEqual([10, 14, 14, 20]);
     x.dispose();
+  });
+});
+
+describe('the exponential of the kernels', () => {
+  const of = (values: Float32Array): Float32Array =>
+    tf.tidy(() => exponential(tf.tensor1d(values)).dataSync() as Float32Array);
+
+  it('is within 2e-7 of its value from the smallest to the largest float', () => {
+    const count = 200_003;
+    const x = Float32Array.from({ length: count }, (_, i) => -86.8 + (175.4 * i) / count);
+    const y = of(x);
+    let worst = 0;
+    x.forEach((value, i) => (worst = Math.max(worst, Math.abs(y[i] / Math.exp(value) - 1))));
+    expect(worst).toBeLessThan(2e-7);
+  });
+
+  it('is 0 far below, the largest float or so far above, 1 at zero and not a number for none', () => {
+    const [minusInfinity, low, zero, minusZero, high, infinity, none] = of(
+      Float32Array.of(-Infinity, -1e30, 0, -0, 1e30, Infinity, NaN),
+    );
+    expect([minusInfinity, low, zero, minusZero]).toEqual([0, 0, 1, 1]);
+    expect(high).toBeGreaterThan(3.39e38);
+    expect(infinity).toBe(high);
+    expect(none).toBeNaN();
+  });
+});
+
+describe('the sum of rows by segment', () => {
+  const sum = (x: number[][], ids: number[], segments: number): Float32Array =>
+    tf.tidy(
+      () => tf.unsortedSegmentSum(tf.tensor2d(x), tf.tensor1d(ids, 'int32'), segments).dataSync() as Float32Array,
+    );
+
+  it('adds rows of one id, leaves out negative ids, and gives zero where there is none', () => {
+    const rows = [
+      [1, 2, 3, 4, 5],
+      [10, 20, 30, 40, 50],
+      [7, 7, 7, 7, 7],
+      [100, 200, 300, 400, 500],
+    ];
+    const zeros = new Array(5).fill(0);
+    expect([...sum(rows, [2, 0, -1, 2], 4)]).toEqual([...rows[1], ...zeros, 101, 202, 303, 404, 505, ...zeros]);
+  });
+
+  it('refuses an id that is no segment, and names where it is', () => {
+    const before = tf.memory().numTensors;
+    expect(() => sum([[1], [2], [3]], [0, 1, 2], 2)).toThrow(/the id at 2 is not below the number of segments, 2/);
+    expect(tf.memory().numTensors).toBe(before);
   });
 });

@@ -7,7 +7,7 @@ import { measurePerplexity } from '../../../batch-jobs/src/evaluation/perplexity
 import { exporters } from '../../../batch-jobs/src/exporters/registry.ts';
 import { safetensorsBytes } from '../../../batch-jobs/src/formats/safetensors.ts';
 import type { OpenedModel } from '../../../batch-jobs/src/model-weights.ts';
-import { openModel, readAllWeights } from '../../../batch-jobs/src/model-weights.ts';
+import { openModel, weightsInFiles } from '../../../batch-jobs/src/model-weights.ts';
 import { isLinear } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
 import { textSegments } from '../../../batch-jobs/src/run-job.ts';
@@ -70,7 +70,7 @@ describe('the perplexity of the shipped model', () => {
         scheme: { method: 'rtn' as const, bits: 3 as const, groupSize: 64, cherryFraction: 1 / 256 },
         keepsCherries: false,
         shapes: original.shapes,
-        weights: await readAllWeights(original),
+        weights: weightsInFiles(new FolderStore(modelFolder), original.folder),
         cherries: new Map(),
         isQuantized: isLinear,
       };

@@ -1,7 +1,11 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { nativeLinear } from '../../../batch-jobs/src/exporters/native.ts';
+import { schemeSchema } from 'cherryq/contract';
+import { native } from '../../../batch-jobs/src/exporters/native.ts';
+import { openSafetensors, readTensorBytes, safetensorsBytes } from '../../../batch-jobs/src/formats/safetensors.ts';
+import { weightsInMemory } from '../../../batch-jobs/src/model-weights.ts';
 import { dequantizeMatrix, quantizeMatrix } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import { temporaryStore } from '../../support/temporary-store.ts';
 
 const page = readFileSync(new URL('../../../docs/format.md', import.meta.url), 'utf8');
 
@@ -21,9 +25,21 @@ describe('the worked example of docs/format.md', () => {
   const cherries = { perRow: 1, columns: Uint32Array.from([2, 5]) };
 
   it('is what the writer writes', async () => {
+    const tensors = native.tensors({
+      configJson: {},
+      scheme: schemeSchema.parse({ bits: grid.bits, groupSize: grid.groupSize }),
+      keepsCherries: true,
+      shapes: new Map([['layer.weight', [2, columns]]]),
+      weights: weightsInMemory(new Map([['layer.weight', weight]])),
+      cherries: new Map([['layer.weight', cherries]]),
+      isQuantized: () => true,
+    });
+    const store = await temporaryStore();
+    await store.put('file', safetensorsBytes(tensors).chunks);
     const written: string[] = [];
-    for (const { name, dtype, shape, data } of nativeLinear('layer.weight', weight, columns, grid, cherries)) {
-      const bytes = typeof data === 'function' ? await data() : data;
+    for (const info of (await openSafetensors(store, 'file')).tensors.values()) {
+      const { name, dtype, shape } = info;
+      const bytes = await readTensorBytes(store, info);
       written.push(`${name.slice('layer.'.length)} ${dtype} [${shape.join(', ')}] ${hex(bytes)}`);
     }
     const specified = example('bytes')

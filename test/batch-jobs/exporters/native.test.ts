@@ -6,7 +6,7 @@ import { nativeConfig, parseNativeConfig } from '../../../batch-jobs/src/exporte
 import { exporters } from '../../../batch-jobs/src/exporters/registry.ts';
 import type { TensorToWrite } from '../../../batch-jobs/src/formats/safetensors.ts';
 import { safetensorsBytes } from '../../../batch-jobs/src/formats/safetensors.ts';
-import { meanStoredBits, openModel, schemeOf } from '../../../batch-jobs/src/model-weights.ts';
+import { meanStoredBits, openModel, schemeOf, weightsInMemory } from '../../../batch-jobs/src/model-weights.ts';
 import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
 import { float16ToFloat32, float32ToFloat16 } from '../../../batch-jobs/src/numeric/dtypes.ts';
@@ -27,18 +27,19 @@ const q = 'model.layers.0.self_attn.q_proj.weight';
 const shapes = tensorShapes(parseModelConfig(tinyConfig));
 const halfOf = (values: Float32Array): Float32Array => float16ToFloat32(float32ToFloat16(values));
 
-function compress(settings: Partial<Scheme>): CompressedModel {
+function compress(settings: Partial<Scheme>): CompressedModel & { values: Map<string, Float32Array> } {
   const scheme = schemeSchema.parse({ bits: 3, groupSize: 16, ...settings });
   const keepsCherries = scheme.method === 'cherryq';
-  const weights = tinyWeights();
+  const values = tinyWeights();
   const cherries = new Map<string, Cherries>();
   for (const [name, [, columns]] of shapes) {
-    const scores = weights.get(name)?.map(Math.abs) as Float32Array;
+    const scores = values.get(name)?.map(Math.abs) as Float32Array;
     if (keepsCherries && isLinear(name)) {
       cherries.set(name, topPerRow(scores, columns, cherryCount(columns, scheme.cherryFraction)));
     }
   }
-  return { configJson: tinyConfig, scheme, keepsCherries, shapes, weights, cherries, isQuantized: isLinear };
+  const weights = weightsInMemory(values);
+  return { configJson: tinyConfig, scheme, keepsCherries, shapes, weights, values, cherries, isQuantized: isLinear };
 }
 
 interface Changes {
@@ -67,8 +68,8 @@ async function readAll(store: FolderStore): Promise<Map<string, Float32Array>> {
 }
 
 /** What the file must hold, computed without it. */
-function expectedValues(model: CompressedModel, name: string): Float32Array {
-  const weight = model.weights.get(name) as Float32Array;
+function expectedValues(model: ReturnType<typeof compress>, name: string): Float32Array {
+  const weight = model.values.get(name) as Float32Array;
   if (!isLinear(name)) return halfOf(weight);
   const { bits, groupSize } = model.scheme;
   const grid = { bits, groupSize: groupSize === 'row' ? Infinity : groupSize };

@@ -1,15 +1,15 @@
 import { describe, expect, it } from 'vitest';
 import { packRows } from '../../../batch-jobs/src/numeric/bit-packing.ts';
+import type { FloatDtype } from '../../../batch-jobs/src/numeric/dtypes.ts';
 import {
   bfloat16ToFloat32,
   float16ToFloat32,
   float32ToBfloat16,
   float32ToFloat16,
+  floatBytes,
 } from '../../../batch-jobs/src/numeric/dtypes.ts';
-import type { FloatDtype } from '../../../batch-jobs/src/numeric/quantize-tasks.ts';
 import {
   compareRows,
-  floatBytes,
   halveNumbers,
   packedSizes,
   quantizeRows,

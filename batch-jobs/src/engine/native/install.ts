@@ -86,7 +86,7 @@ export async function installEngine(options: InstallOptions = {}): Promise<Insta
   const making = join(dirname(folder), `.making-${hostname()}-${process.pid}-${Date.now()}`);
   try {
     const manifest = await makeEngine(kind, making, python, environment, onProgress);
-    putInPlace(join(making, 'engine'), folder, making);
+    putInPlace(join(making, 'engine'), folder, making, kind, force);
     return done('everything', manifest);
   } catch (error) {
     throw translated(error);
@@ -254,8 +254,9 @@ function writeManifest(folder: string, manifest: Manifest): void {
   renameSync(partial, join(folder, manifestFile));
 }
 
-/** A damaged folder, or one to be replaced, is moved aside first; one that another process just made stays. */
-function putInPlace(made: string, folder: string, making: string): void {
+/** A whole engine that another process has just put there stays, unless it is to be replaced; a damaged one makes way. */
+function putInPlace(made: string, folder: string, making: string, kind: EngineKind, force: boolean): void {
+  if (!force && readEngineFolder(folder, kind).state === 'whole') return;
   if (existsSync(folder)) renameSync(folder, join(making, 'replaced'));
   try {
     renameSync(made, folder);
