@@ -9,6 +9,7 @@ import type { SuiteOptions, SuiteResult } from './result.ts';
 import { runDeviceSuite } from './suites/device.ts';
 import { runPackSuite } from './suites/pack.ts';
 import { runStreamSuite } from './suites/stream.ts';
+import { runWasmStep } from './suites/wasm-step.ts';
 
 const suites: Record<string, (options: SuiteOptions) => Promise<SuiteResult>> = {
   step: (options) => runDeviceSuite('step', options),
@@ -16,6 +17,7 @@ const suites: Record<string, (options: SuiteOptions) => Promise<SuiteResult>> = 
   eval: (options) => runDeviceSuite('eval', options),
   pack: runPackSuite,
   stream: runStreamSuite,
+  'wasm-step': runWasmStep,
 };
 
 const { values, positionals } = parseArgs({

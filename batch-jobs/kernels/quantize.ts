@@ -196,33 +196,6 @@ function compare(row: usize, stored: usize, length: i32, sums: usize): void {
   store<f64>(sums + 8, load<f64>(sums + 8) + f64x2.extract_lane(norm, 0) + f64x2.extract_lane(norm, 1));
 }
 
-/** Packed rows as float32[rows, columns]; the parameters are as in `quantizeRows`. */
-export function dequantizeRows(
-  packed: usize,
-  scales: usize,
-  cherries: usize,
-  cherryWeight: usize,
-  rows: i32,
-  columns: i32,
-  width: i32,
-  groupSize: i32,
-  perRow: i32,
-  levels: usize,
-  normals: usize,
-  into: usize,
-): void {
-  const rowBytes = <usize>(((columns - perRow) * width + 7) >> 3);
-  const groups = (columns - perRow + groupSize - 1) / groupSize;
-  for (let r: i32 = 0; r < rows; r++) {
-    restoreRow(packed, scales, cherries, cherryWeight, columns, width, groupSize, perRow, levels, normals, into);
-    packed += rowBytes;
-    scales += (<usize>groups) << 1;
-    cherries += (<usize>perRow) << 2;
-    cherryWeight += (<usize>perRow) << 1;
-    into += (<usize>columns) << 2;
-  }
-}
-
 /** Packs rows of bytes.  @returns all values or-ed, so that one which does not fit shows */
 export function packRows(values: usize, rows: i32, columns: i32, width: i32, levels: usize, packed: usize): i32 {
   const rowBytes = <usize>((columns * width + 7) >> 3);

@@ -27,6 +27,28 @@ export function describeStore(name: string, makeStore: () => Promise<Store>): vo
       expect(await store.head('a/b.bin')).toEqual({ sizeBytes: 10 });
     });
 
+    it('reads into memory that the caller has, as much as there is', async () => {
+      const store = await makeStore();
+      await store.put('k', text('0123456789'));
+      const memory = new Uint8Array(new SharedArrayBuffer(8)).fill(46);
+      expect(await store.read('k', 2, memory.subarray(1, 5))).toBe(4);
+      expect(asText(Uint8Array.from(memory))).toBe('.2345...');
+      expect(await store.read('k', 8, memory)).toBe(2);
+      expect(asText(Uint8Array.from(memory.subarray(0, 3)))).toBe('893');
+      expect(await store.read('k', 50, memory)).toBe(0);
+      expect(await store.read('nothing', 0, memory)).toBeNull();
+    });
+
+    it('writes a body that changes each piece once the next is asked for', async () => {
+      const store = await makeStore();
+      const piece = new Uint8Array(4);
+      async function* reused(): AsyncGenerator<Uint8Array> {
+        for (let i = 0; i < 5; i++) yield piece.fill(97 + i);
+      }
+      await store.put('k', reused());
+      expect(asText(await store.get('k'))).toBe('aaaabbbbccccddddeeee');
+    });
+
     it('gives what there is of a range past the end', async () => {
       const store = await makeStore();
       await store.put('k', text('0123'));

@@ -1,19 +1,13 @@
 /** What of tfjs-backend-wasm's insides our kernels use: stable, as the package is frozen at 4.22. */
 import * as tf from '@tensorflow/tfjs-core';
 
-export interface WasmTensor {
-  /** Byte address in the backend's memory. */
-  readonly memoryOffset: number;
-}
-
 export interface WasmBackend {
   readonly dataIdMap: {
-    get(dataId: object): WasmTensor & { readonly id: number; readonly shape: number[]; readonly dtype: tf.DataType };
+    /** `memoryOffset` is the byte address in the backend's memory. */
+    get(dataId: object): { readonly memoryOffset: number };
     has(dataId: object): boolean;
-    set(dataId: object, data: object): void;
   };
-  dataIdNextNumber: number;
-  makeOutput(shape: number[], dtype: 'float32' | 'int32'): tf.TensorInfo;
+  makeOutput(shape: number[], dtype: 'float32'): tf.TensorInfo;
   disposeData(dataId: object, force?: boolean): boolean;
   move(dataId: object, values: ArrayBufferView | null, shape: number[], dtype: tf.DataType, refCount: number): void;
   readonly wasm: {

@@ -117,7 +117,7 @@ export class Decoder {
     // 2. The final norm and the head.
     const tied = config.tieWordEmbeddings ? embedding : null;
     const head = await this.headBackward(batch, x, gradientScale, tied, reduction === 'sum', teacher);
-    let dy = head.dx;
+    const dy = head.dx;
 
     // 3. Backward: from the last block, whose weights are still there, to the first, each gradient handed on at once.
     for (let block = config.numHiddenLayers - 1; block >= 0; block--) {

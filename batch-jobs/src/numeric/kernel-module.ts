@@ -3,7 +3,7 @@
  * their arrays out in anew for each call.
  */
 import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
+import { createRequire } from 'node:module';
 
 /** Hands out arrays of the module's memory, one after another, each at a multiple of 16 bytes. */
 export interface Arena {
@@ -37,7 +37,7 @@ export function loadKernels<Kernels>(name: string, bytes: number): { kernels: Ke
 
 function instantiate(name: string): Loaded {
   const memory = new WebAssembly.Memory({ initial: 32 });
-  const file = fileURLToPath(import.meta.resolve(`@cherryq/batch-jobs/kernels/${name}.wasm`));
+  const file = createRequire(import.meta.url).resolve(`@cherryq/batch-jobs/kernels/${name}.wasm`);
   const instance = new WebAssembly.Instance(new WebAssembly.Module(readFileSync(file)), { env: { memory } });
   return { memory, kernels: instance.exports };
 }

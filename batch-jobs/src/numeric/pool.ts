@@ -3,9 +3,8 @@
  * in shared memory, so nothing is copied on the way. With one thread, or where the worker's file has not been built, tasks
  * run in line, with the same results.
  */
-import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { fileURLToPath } from 'node:url';
 import { Piscina } from 'piscina';
 import * as tasks from './host-worker.ts';
 
@@ -39,8 +38,8 @@ export async function closeHostPool(): Promise<void> {
 }
 
 function createPool(threads: number): HostPool & { readonly workers: Piscina | null } {
-  const file = fileURLToPath(import.meta.resolve('@cherryq/batch-jobs/host-worker'));
-  if (threads < 2 || !existsSync(file)) {
+  const file = workerFile();
+  if (threads < 2 || file === null) {
     return {
       threads: 1,
       workers: null,
@@ -52,6 +51,17 @@ function createPool(threads: number): HostPool & { readonly workers: Piscina | n
   }
   const workers = new Piscina({ filename: file, minThreads: threads, maxThreads: threads, recordTiming: false });
   return { threads, workers, run: (name, args) => workers.run(args, { name }) as Promise<never> };
+}
+
+/** Path of the built worker; null where it has not been built. */
+function workerFile(): string | null {
+  // `import.meta.resolve` is missing where a loader has turned this file into CommonJS.
+  const require = createRequire(import.meta.url);
+  try {
+    return require.resolve('@cherryq/batch-jobs/host-worker');
+  } catch {
+    return null;
+  }
 }
 
 /** Zeros in shared memory, which every thread may read and write. */

@@ -1,5 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { BackendWasm } from '@tensorflow/tfjs-backend-wasm';
+import { readFileSync } from 'node:fs';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
 import { exponential, registerWasmKernels } from '../../../batch-jobs/src/engine/wasm-kernels.ts';
@@ -197,5 +198,24 @@ describe('the sum of rows by segment', () => {
     const before = tf.memory().numTensors;
     expect(() => sum([[1], [2], [3]], [0, 1, 2], 2)).toThrow(/the id at 2 is not below the number of segments, 2/);
     expect(tf.memory().numTensors).toBe(before);
+  });
+});
+
+describe('the module of kernels', () => {
+  it('has no data of its own, which would lie over what the backend keeps in the memory they share', () => {
+    const bytes = readFileSync(new URL(import.meta.resolve('@cherryq/batch-jobs/kernels/device.wasm')));
+    const sections: number[] = [];
+    for (let at = 8; at < bytes.length;) {
+      sections.push(bytes[at++]);
+      let size = 0;
+      for (let shift = 0, more = true; more; shift += 7) {
+        size |= (bytes[at] & 127) << shift;
+        more = bytes[at++] > 127;
+      }
+      at += size;
+    }
+    const [code, data] = [10, 11];
+    expect(sections).toContain(code);
+    expect(sections).not.toContain(data);
   });
 });
