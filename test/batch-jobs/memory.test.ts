@@ -1,8 +1,7 @@
 import { execFile } from 'node:child_process';
-import { rm } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
-import { afterAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { checkpointShapes, writeCheckpoint } from '../../batch-jobs/bench/checkpoint.ts';
 import { openModel } from '../../batch-jobs/src/model-weights.ts';
 import { FolderStore } from '../../batch-jobs/src/storage/index.ts';
@@ -25,10 +24,8 @@ async function peakBytes(folder: string, layers: number): Promise<{ modelBytes: 
 }
 
 describe('the memory of a job that rounds', () => {
-  const folders = [temporaryFolder(), temporaryFolder()];
-  afterAll(() => Promise.all(folders.map((folder) => rm(folder, { recursive: true, force: true }))));
-
   it('does not grow with the model', async () => {
+    const folders = [temporaryFolder(), temporaryFolder()];
     const small = await peakBytes(folders[0], 4);
     const large = await peakBytes(folders[1], 20);
     expect(large.modelBytes).toBeGreaterThan(small.modelBytes + 380e6);

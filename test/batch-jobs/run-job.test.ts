@@ -347,6 +347,20 @@ withoutQ.delete(q);
 const refusals: [string, string, string | null, TinyJob, TinyModel][] = [
   ['weights that are not numbers', 'nan_weights', q, {}, withWeight(q, (values) => (values[5] = NaN))],
   ['weights that are infinite', 'nan_weights', q, {}, withWeight(q, (values) => (values[0] = -Infinity))],
+  [
+    'weights that are not numbers, found while they are rounded',
+    'nan_weights',
+    q,
+    { scheme: { method: 'rtn' } },
+    withWeight(q, (values) => (values[5] = NaN)),
+  ],
+  [
+    'weights beyond float16, found while they are rounded',
+    'float16_overflow',
+    'model.norm.weight',
+    { scheme: { method: 'rtn' }, formats: ['hf'] },
+    withWeight('model.norm.weight', (values) => (values[1] = -70_000)),
+  ],
   ['weights beyond float16', 'float16_overflow', q, {}, withWeight(q, (values) => (values[1] = 70_000))],
   ['a missing tensor', 'missing_tensor', q, {}, { weights: withoutQ }],
   [

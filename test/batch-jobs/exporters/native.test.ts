@@ -2,11 +2,17 @@ import { describe, expect, it } from 'vitest';
 import type { Scheme } from 'cherryq/contract';
 import { schemeSchema } from 'cherryq/contract';
 import type { CompressedModel } from '../../../batch-jobs/src/exporters/exporter.ts';
-import { nativeConfig, parseNativeConfig } from '../../../batch-jobs/src/exporters/native.ts';
+import { native, nativeConfig, parseNativeConfig } from '../../../batch-jobs/src/exporters/native.ts';
 import { exporters } from '../../../batch-jobs/src/exporters/registry.ts';
-import type { TensorToWrite } from '../../../batch-jobs/src/formats/safetensors.ts';
-import { safetensorsBytes } from '../../../batch-jobs/src/formats/safetensors.ts';
-import { meanStoredBits, openModel, schemeOf, weightsInMemory } from '../../../batch-jobs/src/model-weights.ts';
+import type { TensorInfo, TensorToWrite } from '../../../batch-jobs/src/formats/safetensors.ts';
+import { openSafetensors, readTensorBytes, safetensorsBytes } from '../../../batch-jobs/src/formats/safetensors.ts';
+import {
+  meanStoredBits,
+  openModel,
+  schemeOf,
+  weightsInFiles,
+  weightsInMemory,
+} from '../../../batch-jobs/src/model-weights.ts';
 import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
 import { float16ToFloat32, float32ToFloat16 } from '../../../batch-jobs/src/numeric/dtypes.ts';
@@ -21,7 +27,7 @@ import {
 } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import type { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
-import { tinyConfig, tinyTokenizer, tinyWeights } from '../../support/tiny-model.ts';
+import { tinyConfig, tinyTokenizer, tinyWeights, writeTinyModel } from '../../support/tiny-model.ts';
 
 const q = 'model.layers.0.self_attn.q_proj.weight';
 const shapes = tensorShapes(parseModelConfig(tinyConfig));
@@ -128,6 +134,38 @@ describe.each(schemes)('a native folder of %j', (settings) => {
     const copy = await write(model, 'hf');
     expect((await openModel(copy, '')).native).toBeNull();
     for (const [name, values] of await readAll(copy)) expect(values, name).toEqual(halfOf(expectedValues(model, name)));
+  });
+});
+
+describe('the native file', () => {
+  it('is the same from an original in its file as from one in memory', async () => {
+    const store = await temporaryStore();
+    const original = tinyWeights();
+    await writeTinyModel(store, 'm/', { weights: original });
+    const opened = await openModel(store, 'm/');
+    const model = compress({ method: 'rtn', bits: 3 });
+    const streamed = await write({ ...model, weights: weightsInFiles(store, opened.folder) });
+    const fromMemory = await write(model);
+    expect(await streamed.get('model.safetensors')).toEqual(await fromMemory.get('model.safetensors'));
+  });
+
+  it('has its 16-bit tensors at even offsets, though rows and their bytes be odd in number', async () => {
+    const names = ['a.weight', 'b.weight', 'c.weight'];
+    const weights = new Map(names.map((name) => [name, Float32Array.from({ length: 21 }, (_, i) => i - 10)]));
+    const model = {
+      ...compress({ method: 'rtn', bits: 8, groupSize: 4 }),
+      shapes: new Map(names.map((name) => [name, [3, 7]])),
+      weights: weightsInMemory(weights),
+      isQuantized: (name: string) => name !== 'b.weight',
+    };
+    const store = await temporaryStore();
+    await store.put('file', safetensorsBytes(native.tensors(model)).chunks);
+    const { tensors } = await openSafetensors(store, 'file');
+    expect([...tensors.keys()]).toEqual(['a.scales', 'b.weight', 'c.scales', 'a.qweight', 'c.qweight']);
+    for (const { dtype, start } of tensors.values()) if (dtype === 'F16') expect(start % 2).toBe(0);
+    const matrix = quantizeMatrix(weights.get('c.weight') as Float32Array, 7, { bits: 8, groupSize: 4 }, noCherries);
+    const info = tensors.get('c.qweight') as TensorInfo;
+    expect(await readTensorBytes(store, info)).toEqual(matrix.qweight);
   });
 });
 

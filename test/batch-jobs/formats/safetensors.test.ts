@@ -230,6 +230,19 @@ describe('safetensorsBytes', () => {
     const late = safetensorsBytes([{ name: 'a', ...four, data: async () => new Uint8Array(5) }]);
     await expect(collect(late.chunks)).rejects.toThrow('has 5 bytes of data');
   });
+
+  it('takes a tensor in parts, and refuses too few or too many bytes of them', async () => {
+    const inParts = (...lengths: number[]) =>
+      async function* (): AsyncGenerator<Uint8Array> {
+        for (const length of lengths) yield new Uint8Array(length).fill(length);
+      };
+    const file = (...lengths: number[]) =>
+      collect(safetensorsBytes([{ name: 'a', dtype: 'U8', shape: [4], data: inParts(...lengths) }]).chunks);
+    expect([...(await file(1, 0, 3)).subarray(-4)]).toEqual([1, 3, 3, 3]);
+    await expect(file(1, 2)).rejects.toThrow('has 3 bytes of data');
+    await expect(file(3, 2)).rejects.toThrow('has 5 bytes of data');
+    await expect(file()).rejects.toThrow('has 0 bytes of data');
+  });
 });
 
 /** A file read and written again by our own code. */

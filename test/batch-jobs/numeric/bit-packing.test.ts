@@ -67,6 +67,38 @@ describe('packRows', () => {
     }
   });
 
+  it.each([2, 3, 4, 8])('is the same for long and for many rows as value by value, at %i bits', (bits) => {
+    // Longer than what goes through a kernel at once; rows that end inside a byte, and rows that do not.
+    for (const [rows, columns] of [
+      [1, 400_001],
+      [3, 140_003],
+      [900, 333],
+      [700, 512],
+    ]) {
+      const values = randomValues(rows * columns, bits);
+      const packed = packRows(values, rows, columns, bits);
+      expect(Buffer.compare(packed, packRows(Uint16Array.from(values), rows, columns, bits))).toBe(0);
+      expect(Buffer.compare(unpackRows(packed, rows, columns, bits), values)).toBe(0);
+    }
+  });
+
+  it('writes into memory that the caller has', () => {
+    const values = randomValues(64, 3);
+    const memory = new Uint8Array(new SharedArrayBuffer(24));
+    expect(packRows(values, 2, 32, 3, memory)).toBe(memory);
+    expect(Uint8Array.from(memory)).toEqual(packRows(values, 2, 32, 3));
+    expect(() => packRows(values, 2, 32, 3, new Uint8Array(25))).toThrow('Expected 24 packed bytes');
+  });
+
+  it('names the first value that does not fit, wherever it is', () => {
+    const values = new Uint8Array(300_000);
+    values[299_999] = 255;
+    values[280_001] = 16;
+    expect(() => packRows(values, 1, 300_000, 4)).toThrow('Value 16 at index 280001 does not fit into 4 bits');
+    expect(() => packRows(values, 300, 1000, 3)).toThrow('Value 16 at index 280001 does not fit into 3 bits');
+    expect(() => packRows(values, 100_000, 3, 2)).toThrow('Value 16 at index 280001 does not fit into 2 bits');
+  });
+
   it('refuses another shape', () => {
     expect(() => packRows(new Uint8Array(7), 2, 4, 3)).toThrow('Expected 8 values');
     expect(() => unpackRows(new Uint8Array(3), 2, 4, 3)).toThrow('Expected 4 packed bytes');
