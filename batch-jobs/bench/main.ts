@@ -5,11 +5,14 @@
 import { writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
+import { runAsWorkersDo } from './allocator.ts';
 import type { SuiteOptions, SuiteResult } from './result.ts';
 import { runDeviceSuite } from './suites/device.ts';
 import { runPackSuite } from './suites/pack.ts';
 import { runStreamSuite } from './suites/stream.ts';
 import { runWasmStep } from './suites/wasm-step.ts';
+
+runAsWorkersDo();
 
 const suites: Record<string, (options: SuiteOptions) => Promise<SuiteResult>> = {
   step: (options) => runDeviceSuite('step', options),

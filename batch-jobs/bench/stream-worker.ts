@@ -4,7 +4,7 @@
  *
  * Usage: stream-worker.js <export|job> <folder>
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { jobSpecSchema, schemeSchema } from 'cherryq/contract';
 import { native } from '../src/exporters/native.ts';
 import { safetensorsBytes } from '../src/formats/safetensors.ts';
@@ -58,8 +58,9 @@ async function wholeJob(): Promise<void> {
   await runJob({ store, job, forcedEngine: 'cpu', stopRequested: () => false });
 }
 
-/** Largest resident memory of the process, all its threads included. */
+/** Largest resident memory of the process, all its threads included; on Linux without what its parent had when it began. */
 function peakMB(): number {
-  const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync('/proc/self/status', 'utf8')) ?? [];
-  return Number(kilobytes) / 1024;
+  const status = existsSync('/proc/self/status') ? readFileSync('/proc/self/status', 'utf8') : '';
+  const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(status) ?? [];
+  return Number(kilobytes ?? process.resourceUsage().maxRSS) / 1024;
 }

@@ -157,7 +157,7 @@ function scaleOf(largest: f32, divisor: f64): f64 {
   if (!(scale < 65520)) return scale >= 65520 ? Infinity : NaN;
   const exponent = max(<i64>((reinterpret<u64>(scale) >> 52) & 0x7ff) - 1023, -14);
   // 1.5 * 2^(exponent + 42): added and taken away again, it rounds a double to a multiple of 2^(exponent - 10).
-  const constant = reinterpret<f64>(<u64>((exponent + 42 + 1023) << 52) | 0x8000000000000);
+  const constant = reinterpret<f64>((<u64>((exponent + 42 + 1023) << 52)) | 0x8000000000000);
   const rounded = scale + constant - constant;
   return rounded == 0 ? reinterpret<f64>(0x3e70000000000000) : rounded;
 }

@@ -281,13 +281,18 @@ function terminate(child: ChildProcess, killAfterMs: number): void {
 
 /** What programs, Node.js and the trainer's engines read. Nothing else, so that a crash report holds no secret of ours. */
 const inherited =
-  /^(PATH|HOME|XDG_CACHE_HOME|USERPROFILE|TMPDIR|TEMP|TMP|LANG|LC_\w+|TZ|SYSTEMROOT|NODE_OPTIONS|LD_LIBRARY_PATH|(CHERRYQ|TF|CUDA|NVIDIA|OMP|MALLOC)_\w+)$/i;
+  /^(PATH|HOME|XDG_CACHE_HOME|USERPROFILE|TMPDIR|TEMP|TMP|LANG|LC_\w+|TZ|SYSTEMROOT|NODE_OPTIONS|LD_LIBRARY_PATH|GLIBC_TUNABLES|(CHERRYQ|TF|CUDA|NVIDIA|OMP|MALLOC)_\w+)$/i;
 
 /**
- * Has the C library keep the memory that tensors of a native engine leave, instead of handing it back and taking fresh pages
- * for the next ones: measured to save a fifth of the time on large models. The container's image sets the same.
+ * Has glibc keep the memory that tensors of a native engine leave, instead of handing it back and taking fresh pages for the
+ * next ones, and lay large arrays in large pages: together about a fifth of the time of a large model's step. The
+ * container's image sets the same. Other C libraries do not read them.
  */
-const allocator = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: String(2 ** 40) };
+const allocator = {
+  MALLOC_MMAP_MAX_: '0',
+  MALLOC_TRIM_THRESHOLD_: String(2 ** 40),
+  GLIBC_TUNABLES: 'glibc.malloc.hugetlb=1',
+};
 
 function workerEnvironment(): Record<string, string | undefined> {
   const taken = Object.entries(process.env).filter(([name]) => inherited.test(name));

@@ -1,6 +1,7 @@
 /** A process that answers every line that it is sent with one line, as the peers do. */
 import { spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
+import { peerEnvironment } from '../allocator.ts';
 
 export interface LineProcess {
   /** Its next line, after `line` was sent.  @throws Error with what it printed to standard error, should it end instead */
@@ -11,8 +12,12 @@ export interface LineProcess {
   close(): Promise<void>;
 }
 
-export function openLineProcess(command: string, args: readonly string[]): LineProcess {
-  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] });
+export function openLineProcess(
+  command: string,
+  args: readonly string[],
+  env: Record<string, string | undefined> = peerEnvironment(),
+): LineProcess {
+  const child = spawn(command, args, { env, stdio: ['pipe', 'pipe', 'pipe'] });
   let complaint = '';
   child.stderr.setEncoding('utf8').on('data', (text: string) => (complaint = (complaint + text).slice(-4000)));
   const ended = new Promise<void>((resolve, reject) => {

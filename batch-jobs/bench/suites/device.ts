@@ -5,6 +5,7 @@ import { availableParallelism } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
+import { peerEnvironment } from '../allocator.ts';
 import { peerPython } from '../peers/environment.ts';
 import type { SuiteOptions, SuiteResult, SuiteRow } from '../result.ts';
 import { rowOf } from '../result.ts';
@@ -12,9 +13,6 @@ import { seededWindows, shapeFor, windowCount, writeShape } from '../shapes.ts';
 import type { BenchShapeName } from '../shapes.ts';
 
 export type DeviceSuite = 'step' | 'impact' | 'eval';
-
-/** As the queue and the container start workers: freed memory is kept, since fresh pages cost more than what is done with them. */
-const workerAllocator = { MALLOC_MMAP_MAX_: '0', MALLOC_TRIM_THRESHOLD_: String(2 ** 40) };
 
 /** Both sides' worker threads wait actively for a moment after work; the other side must not be measured meanwhile. */
 const settleMs = 400;
@@ -33,11 +31,11 @@ export async function runDeviceSuite(name: DeviceSuite, options: SuiteOptions): 
       await writeShape(folder, shape, seededWindows(shape, windowCount));
       const threads = availableParallelism();
       const ours = await openSide(process.execPath, [workerPath(), name, shapeName], {
+        ...process.env,
         ...(options.engine ? { CHERRYQ_ENGINE: options.engine } : {}),
-        ...workerAllocator,
       });
       const device = ours.engine === 'gpu' ? ['cuda'] : [];
-      const peer = await openSide(python, [script, name, folder, String(threads), ...device], {});
+      const peer = await openSide(python, [script, name, folder, String(threads), ...device], peerEnvironment());
       const repeats = { ours: [] as number[], peer: [] as number[] };
       // The first round warms both up.
       for (let repeat = -1; repeat < options.repeats; repeat++) {
@@ -82,8 +80,12 @@ interface Side {
 }
 
 /** A process that answers each line with one line of JSON. */
-export async function openSide(command: string, args: readonly string[], env: Record<string, string>): Promise<Side> {
-  const child = spawn(command, args, { env: { ...process.env, ...env }, stdio: ['pipe', 'pipe', 'inherit'] });
+export async function openSide(
+  command: string,
+  args: readonly string[],
+  env: Record<string, string | undefined>,
+): Promise<Side> {
+  const child = spawn(command, args, { env, stdio: ['pipe', 'pipe', 'inherit'] });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async (): Promise<string> => {
     const { value, done } = (await lines.next()) as IteratorResult<string, undefined>;

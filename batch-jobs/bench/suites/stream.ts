@@ -10,6 +10,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { FolderStore } from '../../src/storage/index.ts';
+import { peerEnvironment } from '../allocator.ts';
 import { checkpointShapes, writeCheckpoint } from '../checkpoint.ts';
 import { peerPackages, peerPython } from '../peers/environment.ts';
 import type { SuiteOptions, SuiteResult } from '../result.ts';
@@ -41,7 +42,9 @@ export async function runStreamSuite({ repeats, size, folder: parent }: SuiteOpt
       peakMB = Math.max(peakMB, ours.peakMB);
       await settle();
       const check = repeat === 0 ? [at('ours/model.safetensors')] : [];
-      const { stdout } = await runFile(python, [script, at('model'), at('theirs'), String(threads), ...check]);
+      const { stdout } = await runFile(python, [script, at('model'), at('theirs'), String(threads), ...check], {
+        env: peerEnvironment(),
+      });
       each.peer.push(megabytes / Number(stdout));
       await drop('theirs');
       await drop('ours');

@@ -1,5 +1,6 @@
 /** The suite wasm-step: our trainer on the WebAssembly engine against a straightforward one on the same backend as shipped. */
 import { setTimeout as delay } from 'node:timers/promises';
+import { peerEnvironment } from '../allocator.ts';
 import type { SuiteOptions, SuiteResult, SuiteRow } from '../result.ts';
 import { rowOf } from '../result.ts';
 import { benchShapes } from '../shapes.ts';
@@ -16,8 +17,11 @@ export async function runWasmStep({ repeats }: SuiteOptions): Promise<SuiteResul
   const rows: SuiteRow[] = [];
   for (const shapeName of shapeNames) {
     const shape = benchShapes[shapeName];
-    const ours = await openSide(process.execPath, [script('worker.js'), 'step', shapeName], { CHERRYQ_ENGINE: 'wasm' });
-    const peer = await openSide(process.execPath, [script('peers/stock-trainer.js'), shapeName], {});
+    const ours = await openSide(process.execPath, [script('worker.js'), 'step', shapeName], {
+      ...process.env,
+      CHERRYQ_ENGINE: 'wasm',
+    });
+    const peer = await openSide(process.execPath, [script('peers/stock-trainer.js'), shapeName], peerEnvironment());
     const rates = { ours: [] as number[], peer: [] as number[] };
     for (let repeat = -1; repeat < repeats; repeat++) {
       const mine = await ours.once();
