@@ -48,7 +48,7 @@ export const doctorCommand = (io: Io) =>
           facts.push([
             '',
             `TensorFlow ${native.tensorflow} under TensorFlow.js ${native.tfjs}, ${native.threads} threads` +
-              `${native.usesGpu ? ', CUDA' : ''}${native.addon === null ? '' : ', our own kernels'}`,
+              `${native.usesGpu ? ', CUDA' : ''}`,
           ]);
       }
       for (const [name, text] of facts) print(io, `${name.padEnd(10)} ${text}`);

@@ -1,8 +1,8 @@
-/** Compiles the addons of an engine: the binding of tfjs-node, and the product's own kernels where there are any. */
+/** Compiles the addon of an engine: the binding of tfjs-node to TensorFlow's C API. */
 import { join } from 'node:path';
 import { InputError } from '../../errors.ts';
 import { lastWords, runProgram } from './command.ts';
-import { addonFile, bindingFile } from './folder.ts';
+import { bindingFile } from './folder.ts';
 
 export interface CompileStep {
   /** Path of the addon inside the engine's folder. */
@@ -22,23 +22,16 @@ const linkFlags = (engine: string): string[] => [
   '-Wl,-rpath,$ORIGIN',
 ];
 
-/** @param tfjsSources folder of the unpacked tfjs-node package   @param nodeInclude folder of `node_api.h` */
-export function bindingStep(tfjsSources: string, nodeInclude: string): CompileStep {
+/**
+ * @param tfjsSources folder of the unpacked tfjs-node package   @param nodeInclude folder of `node_api.h`
+ * @param tensorflowInclude folder of `tensorflow/c`
+ */
+export function bindingStep(tfjsSources: string, nodeInclude: string, tensorflowInclude: string): CompileStep {
   return {
     output: bindingFile,
     sources: ['tfjs_backend.cc', 'tfjs_binding.cc'].map((name) => join(tfjsSources, 'binding', name)),
-    includes: [nodeInclude, tfjsSources, join(tfjsSources, '..')],
+    includes: [nodeInclude, tfjsSources, join(tfjsSources, '..'), tensorflowInclude],
     flags: ['-O2', '-fno-exceptions', '-DNODE_GYP_MODULE_NAME=tfjs_binding'],
-  };
-}
-
-/** One binary for all x64 processors: sources choose instruction sets at run time. */
-export function addonStep(sources: readonly string[], nodeInclude: string): CompileStep {
-  return {
-    output: addonFile,
-    sources: sources.filter((file) => file.endsWith('.cc')),
-    includes: [nodeInclude],
-    flags: ['-O3', '-DNODE_GYP_MODULE_NAME=cherryq_native', '-pthread'],
   };
 }
 
@@ -57,10 +50,10 @@ export async function checkCompiler(environment: NodeJS.ProcessEnv): Promise<voi
   );
 }
 
-/** @param engine folder with `lib` and `include`; the addon is written there   @throws InputError with the compiler's first error */
+/** @param engine folder with `lib`; the addon is written there   @throws InputError with the compiler's first error */
 export async function compileAddon(step: CompileStep, engine: string, environment: NodeJS.ProcessEnv): Promise<void> {
   const compiler = compilerOf(environment);
-  const includes = [...step.includes, join(engine, 'include')].flatMap((folder) => ['-I', folder]);
+  const includes = step.includes.flatMap((folder) => ['-I', folder]);
   const output = join(engine, step.output);
   const args = [...addonFlags, ...step.flags, ...includes, ...step.sources, '-o', output, ...linkFlags(engine)];
   const { exitCode, output: said } = await runProgram(compiler, args, { env: environment });

@@ -5,25 +5,19 @@
 import { createHash } from 'node:crypto';
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { join, resolve } from 'node:path';
 import { z } from 'zod';
 import { installCommand, releases, tfjsNode } from './releases.ts';
 import type { EngineKind } from './releases.ts';
 
 export const manifestFile = 'engine.json';
 export const bindingFile = 'lib/tfjs_binding.node';
-/** The product's own kernels, compiled from `batch-jobs/native`; absent where that has no sources. */
-export const addonFile = 'lib/cherryq_native.node';
-
 const manifestSchema = z.object({
   format: z.literal(1),
   kind: z.enum(['cpu', 'gpu']),
   tfjs: z.string(),
   tensorflow: z.string(),
   platform: z.literal('linux-x64'),
-  /** Hash of the sources that `cherryq_native.node` was compiled from; null without it. */
-  addonSources: z.string().nullable(),
   files: z.record(z.string(), z.object({ sizeBytes: z.int(), sha256: z.string() })),
 });
 export type Manifest = z.infer<typeof manifestSchema>;
@@ -103,31 +97,4 @@ export async function hashFile(path: string, algorithm: string, encoding: 'hex' 
   const hash = createHash(algorithm);
   for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
   return hash.digest(encoding);
-}
-
-/** The folder of `@cherryq/batch-jobs`, in a checkout and installed. */
-export function ownPackageFolder(): string {
-  let folder = dirname(fileURLToPath(import.meta.url));
-  while (!existsSync(join(folder, 'package.json'))) {
-    if (dirname(folder) === folder) throw new Error(`no package.json above ${fileURLToPath(import.meta.url)}`);
-    folder = dirname(folder);
-  }
-  return folder;
-}
-
-/** C++ sources of the product's own kernels, in order; none is fine. */
-export function addonSourceFiles(folder: string = join(ownPackageFolder(), 'native')): string[] {
-  if (!existsSync(folder)) return [];
-  return readdirSync(folder)
-    .filter((name) => /\.(cc|h)$/.test(name))
-    .sort()
-    .map((name) => join(folder, name));
-}
-
-/** Changes when a source does; null without sources. */
-export function addonSourcesHash(files: readonly string[]): string | null {
-  if (!files.some((file) => file.endsWith('.cc'))) return null;
-  const hash = createHash('sha256');
-  for (const file of files) hash.update(readFileSync(file)).update('\0');
-  return hash.digest('hex');
 }

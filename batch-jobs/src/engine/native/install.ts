@@ -1,26 +1,15 @@
 /**
- * Makes the native engine: fetches its parts, compiles the addons, and puts the folder in its place in one rename, so that
+ * Makes the native engine: fetches its parts, compiles the addon, and puts the folder in its place in one rename, so that
  * nothing half-made is ever seen, whatever ends it. Two at once each make their own; the first to finish stays.
  */
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { InputError } from '../../errors.ts';
 import { lastWords, runProgram } from './command.ts';
-import { addonStep, bindingStep, checkCompiler, compileAddon } from './compile.ts';
+import { bindingStep, checkCompiler, compileAddon } from './compile.ts';
 import { checkRoom, fetchNpmPackage, fetchWheel, findPip, unpackWheel } from './fetch.ts';
-import {
-  addonFile,
-  addonSourceFiles,
-  addonSourcesHash,
-  bindingFile,
-  describeFiles,
-  engineFolder,
-  engineRoot,
-  hashFile,
-  manifestFile,
-  readEngineFolder,
-} from './folder.ts';
+import { bindingFile, describeFiles, engineFolder, engineRoot, manifestFile, readEngineFolder } from './folder.ts';
 import type { Manifest } from './folder.ts';
 import { unsupportedPlatform } from './platform.ts';
 import { nodeHeaders, releases, tfjsNode } from './releases.ts';
@@ -48,8 +37,7 @@ export interface InstalledEngine {
   readonly tfjs: string;
   readonly tensorflow: string;
   readonly sizeBytes: number;
-  /** What was done; `addon`: only the product's own kernels were compiled anew. */
-  readonly made: 'nothing' | 'addon' | 'everything';
+  readonly made: 'nothing' | 'everything';
   readonly seconds: number;
 }
 
@@ -60,7 +48,6 @@ export async function installEngine(options: InstallOptions = {}): Promise<Insta
   const platformFailure = unsupportedPlatform();
   if (platformFailure !== null) throw new InputError('unsupported_platform', platformFailure, 'platform');
   const folder = engineFolder(engineRoot(environment), kind);
-  const report = (step: string): void => onProgress({ step, doneBytes: null, totalBytes: null, bytesPerSecond: null });
 
   const done = (made: InstalledEngine['made'], { tfjs, tensorflow, files }: Manifest): InstalledEngine => ({
     kind,
@@ -73,11 +60,7 @@ export async function installEngine(options: InstallOptions = {}): Promise<Insta
   });
 
   const found = readEngineFolder(folder, kind);
-  if (!force && found.state === 'whole') {
-    if (found.manifest.addonSources === addonSourcesHash(addonSourceFiles())) return done('nothing', found.manifest);
-    report('compiling our own kernels anew');
-    return done('addon', await renewAddon(folder, found.manifest, environment));
-  }
+  if (!force && found.state === 'whole') return done('nothing', found.manifest);
   await checkCompiler(environment);
   const python = await findPip(environment);
   mkdirSync(dirname(folder), { recursive: true });
@@ -105,14 +88,12 @@ async function makeEngine(
   const release = releases[kind];
   const engine = join(making, 'engine');
   const parts = join(making, 'parts');
-  for (const path of ['lib', 'include', 'licenses', 'tfjs-node/dist/proto'])
-    mkdirSync(join(engine, path), { recursive: true });
+  for (const path of ['lib', 'licenses', 'tfjs-node/dist/proto']) mkdirSync(join(engine, path), { recursive: true });
   const report = (step: string): void => onProgress({ step, doneBytes: null, totalBytes: null, bytesPerSecond: null });
 
   report(`fetching ${tfjsNode.name} ${tfjsNode.version} and ${nodeHeaders.name} ${nodeHeaders.version}`);
   const tfjsSources = await fetchNpmPackage(tfjsNode, parts, environment);
   const nodeInclude = join(await fetchNpmPackage(nodeHeaders, parts, environment), 'include');
-  cpSync(nodeInclude, join(engine, 'include'), { recursive: true });
 
   for (const wheel of release.wheels) {
     const began = performance.now();
@@ -129,13 +110,8 @@ async function makeEngine(
   arrangeKernels(tfjsSources, join(engine, 'tfjs-node'));
 
   report('compiling the addon');
-  await compileAddon(bindingStep(tfjsSources, nodeInclude), engine, environment);
-  const sources = addonSourceFiles();
-  const addonSources = addonSourcesHash(sources);
-  if (addonSources !== null) {
-    report('compiling our own kernels');
-    await compileAddon(addonStep(sources, nodeInclude), engine, environment);
-  }
+  const tensorflowInclude = join(making, 'unpacked', 'tensorflow', 'include');
+  await compileAddon(bindingStep(tfjsSources, nodeInclude, tensorflowInclude), engine, environment);
   report('checking that it loads');
   const tensorflow = await loadedVersion(join(engine, bindingFile), environment);
   if (tensorflow !== release.tensorflow)
@@ -146,7 +122,6 @@ async function makeEngine(
     tfjs: tfjsNode.version,
     tensorflow,
     platform: 'linux-x64',
-    addonSources,
     files: await describeFiles(engine),
   };
   writeManifest(engine, manifest);
@@ -158,8 +133,6 @@ function arrangeWheels(unpacked: string, engine: string): void {
   const tensorflow = join(unpacked, 'tensorflow');
   for (const name of readdirSync(tensorflow).filter((file) => file.includes('.so')))
     renameSync(join(tensorflow, name), join(engine, 'lib', name));
-  for (const name of readdirSync(join(tensorflow, 'include')))
-    cpSync(join(tensorflow, 'include', name), join(engine, 'include', name), { recursive: true });
   renameSync(
     join(tensorflow, 'THIRD_PARTY_NOTICES.txt'),
     join(engine, 'licenses', 'TENSORFLOW_THIRD_PARTY_NOTICES.txt'),
@@ -225,27 +198,6 @@ async function loadedVersion(binding: string, environment: NodeJS.ProcessEnv): P
     `The engine was made and does not load: ${lastWords(output)}. It needs glibc 2.17 or newer and a processor with AVX.`,
     'platform',
   );
-}
-
-/** Compiles the product's own kernels again, their sources having changed; each file is replaced in one rename. */
-async function renewAddon(folder: string, manifest: Manifest, environment: NodeJS.ProcessEnv): Promise<Manifest> {
-  const sources = addonSourceFiles();
-  const addonSources = addonSourcesHash(sources);
-  const files = { ...manifest.files };
-  if (addonSources === null) {
-    delete files[addonFile];
-  } else {
-    await checkCompiler(environment);
-    const step = addonStep(sources, join(folder, 'include'));
-    const partial = `${step.output}.${process.pid}`;
-    await compileAddon({ ...step, output: partial }, folder, environment);
-    const path = join(folder, partial);
-    files[addonFile] = { sizeBytes: readFileSync(path).length, sha256: await hashFile(path, 'sha256', 'hex') };
-    renameSync(path, join(folder, addonFile));
-  }
-  const renewed: Manifest = { ...manifest, addonSources, files };
-  writeManifest(folder, renewed);
-  return renewed;
 }
 
 function writeManifest(folder: string, manifest: Manifest): void {

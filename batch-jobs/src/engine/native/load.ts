@@ -9,15 +9,7 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
-import {
-  addonFile,
-  addonSourceFiles,
-  addonSourcesHash,
-  bindingFile,
-  engineFolder,
-  engineRoot,
-  readEngineFolder,
-} from './folder.ts';
+import { bindingFile, engineFolder, engineRoot, readEngineFolder } from './folder.ts';
 import { hardwareFailure, unsupportedPlatform } from './platform.ts';
 import { installCommand, platformPackage } from './releases.ts';
 import type { EngineKind } from './releases.ts';
@@ -32,8 +24,6 @@ export interface NativeEngine {
   readonly tensorflow: string;
   readonly threads: number;
   readonly usesGpu: boolean;
-  /** The product's own kernels, `cherryq_native.node`, when they are there and of this version's sources. */
-  readonly addon: string | null;
 }
 
 export type NativeOutcome = { readonly engine: NativeEngine } | { readonly failure: string };
@@ -163,11 +153,6 @@ function loadFolder({ source, build: kind }: FoundEngine, folder: string, thread
     const packageName = `@tensorflow/tfjs-node${kind === 'gpu' ? '-gpu' : ''}`;
     tf.registerBackend(backendName, () => new NodeJSKernelBackend(binding, packageName), 3);
     const read = readEngineFolder(folder, kind);
-    const sources = addonSourcesHash(addonSourceFiles());
-    const current =
-      read.state === 'whole' &&
-      read.manifest.addonSources !== null &&
-      (sources === null || read.manifest.addonSources === sources);
     return {
       kind,
       source,
@@ -176,7 +161,6 @@ function loadFolder({ source, build: kind }: FoundEngine, folder: string, thread
       tensorflow: binding.TF_Version,
       threads,
       usesGpu: binding.isUsingGpuDevice(),
-      addon: current ? join(folder, addonFile) : null,
     };
   } finally {
     delete global[coreSymbol];
@@ -201,7 +185,6 @@ async function loadPackage(kind: EngineKind, threads: number): Promise<NativeOut
       tensorflow: binding.TF_Version,
       threads,
       usesGpu: binding.isUsingGpuDevice(),
-      addon: null,
     },
   };
 }

@@ -46,7 +46,7 @@ export const nodeHeaders: NpmRelease = {
   integrity: 'sha512-2oNILP4jXwRB4ywnYKjVk1YyJ96n2D4EOVJO6S3oYZ5PtbJrw3Yt9TpAuX3nBLMuzn74rnfGQrv13pS9vC+YiA==',
 };
 
-/** The libraries, the headers of the C API (kept: the product's own addon is compiled anew with each version), the licenses. */
+/** The libraries, the headers of the C API (to compile with), the licenses. */
 const ofTensorFlow = [
   'tensorflow/libtensorflow_cc.so.2',
   'tensorflow/libtensorflow_framework.so.2',

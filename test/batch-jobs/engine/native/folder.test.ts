@@ -3,7 +3,6 @@ import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import {
-  addonSourcesHash,
   damagedFiles,
   describeFiles,
   engineFolder,
@@ -21,7 +20,7 @@ async function makeEngine(): Promise<{ folder: string; manifest: Manifest }> {
   const files = await describeFiles(folder);
   const manifest: Manifest = {
     ...{ format: 1, kind: 'cpu', tfjs: '4.22.0', tensorflow: '2.15.1', platform: 'linux-x64' },
-    ...{ addonSources: null, files },
+    files,
   };
   writeFileSync(join(folder, 'engine.json'), JSON.stringify(manifest));
   return { folder, manifest };
@@ -82,18 +81,5 @@ describe('the folder of an engine', () => {
     writeFileSync(join(folder, 'core.js'), 'CORE');
     expect(readEngineFolder(folder, 'cpu').state).toBe('whole');
     expect(await damagedFiles(folder, manifest)).toEqual(['core.js']);
-  });
-});
-
-describe('addonSourcesHash', () => {
-  it('changes with a source or a header, and is null without sources', () => {
-    const folder = temporaryFolder();
-    const files = ['a.cc', 'a.h'].map((name) => join(folder, name));
-    for (const file of files) writeFileSync(file, 'one');
-    const before = addonSourcesHash(files);
-    writeFileSync(files[1], 'two');
-    expect(addonSourcesHash(files)).not.toBe(before);
-    expect(addonSourcesHash([files[1]])).toBeNull();
-    expect(addonSourcesHash([])).toBeNull();
   });
 });

@@ -2,7 +2,7 @@ import { existsSync, mkdirSync, readdirSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { addonStep, compileAddon } from '../../../../batch-jobs/src/engine/native/compile.ts';
+import { bindingStep, compileAddon } from '../../../../batch-jobs/src/engine/native/compile.ts';
 import { checkHash, checkRoom, fetchWheel, findPip } from '../../../../batch-jobs/src/engine/native/fetch.ts';
 import { installEngine } from '../../../../batch-jobs/src/engine/native/install.ts';
 import { hardwareFailure, unsupportedPlatform } from '../../../../batch-jobs/src/engine/native/platform.ts';
@@ -104,11 +104,12 @@ describe('compileAddon', () => {
   it("names the compiler's first error", async () => {
     const engine = temporaryFolder();
     mkdirSync(join(engine, 'lib'));
-    const source = join(engine, 'wrong.cc');
-    writeFileSync(source, 'int main( {');
-    await expect(compileAddon(addonStep([source], engine), engine, process.env)).rejects.toMatchObject({
+    mkdirSync(join(engine, 'binding'));
+    for (const name of ['tfjs_backend.cc', 'tfjs_binding.cc'])
+      writeFileSync(join(engine, 'binding', name), 'int main( {');
+    await expect(compileAddon(bindingStep(engine, engine, engine), engine, process.env)).rejects.toMatchObject({
       code: 'compile_failed',
-      message: expect.stringMatching(/cherryq_native\.node: .*wrong\.cc:1:.*error:/),
+      message: expect.stringMatching(/tfjs_binding\.node: .*tfjs_backend\.cc:1:.*error:/),
     });
   });
 });

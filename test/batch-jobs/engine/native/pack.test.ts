@@ -22,7 +22,7 @@ async function makeEngine(): Promise<{ root: string; folder: string; manifest: M
   }
   const manifest: Manifest = {
     ...{ format: 1, kind: 'cpu', tfjs: '4.22.0', tensorflow: '2.15.1', platform: 'linux-x64' },
-    ...{ addonSources: null, files: await describeFiles(folder) },
+    files: await describeFiles(folder),
   };
   writeFileSync(join(folder, 'engine.json'), JSON.stringify(manifest));
   return { root, folder, manifest };
