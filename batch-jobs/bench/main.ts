@@ -1,8 +1,9 @@
 /**
  * Benchmarks, each against a peer measured in the same run: `npm run bench -- <suite ...> [--json file] [--repeats n]
- * [--engine name] [--size full|small] [--folder path]`. With no suite it names them.
+ * [--engine name] [--size full|small] [--folder path] [--markdown file]`. With no suite it names them. `--markdown` puts the
+ * figures into the file's table, between the lines `<!-- bench -->` and `<!-- /bench -->`.
  */
-import { writeFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
 import { runAsWorkersDo } from './allocator.ts';
@@ -27,6 +28,7 @@ const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     json: { type: 'string' },
+    markdown: { type: 'string' },
     repeats: { type: 'string', default: '5' },
     engine: { type: 'string' },
     size: { type: 'string', default: 'full' },
@@ -53,6 +55,31 @@ for (const name of positionals) {
 if (values.json) {
   const machine = { cpu: cpus()[0].model.trim(), threads: cpus().length, node: process.versions.node };
   await writeFile(values.json, `${JSON.stringify({ machine, results }, null, 2)}\n`);
+}
+
+if (values.markdown) {
+  const block = /(<!-- bench -->\n)[^]*?(\n<!-- \/bench -->)/;
+  const text = await readFile(values.markdown, 'utf8');
+  if (!block.test(text)) fail(`${values.markdown} has no lines <!-- bench --> and <!-- /bench -->.`);
+  await writeFile(values.markdown, text.replace(block, `$1\n${table(results)}\n$2`));
+}
+
+function table(all: readonly SuiteResult[]): string {
+  const rows = all.flatMap(({ name, peer, rows }) =>
+    rows.map((row) => [
+      name,
+      row.what,
+      peer,
+      figure(row.ours),
+      figure(row.peer),
+      row.unit,
+      row.ratio.toFixed(2),
+      row.note ?? '',
+    ]),
+  );
+  const head = ['suite', 'what', 'peer', 'ours', "peer's", 'unit', 'ratio', 'besides'];
+  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
+  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
 }
 
 function print({ name, peer, rows }: SuiteResult): void {

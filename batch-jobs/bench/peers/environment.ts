@@ -14,20 +14,19 @@ export const peerPackages = {
   torch: 'torch==2.13.0',
   safetensors: 'safetensors==0.8.0',
 } as const;
-export type PeerPackage = keyof typeof peerPackages;
 
 /** PyTorch's own index has the build without CUDA, a tenth of the size. */
 const torchIndex = 'https://download.pytorch.org/whl/cpu';
 
 /**
- * Path of a Python that has the packages. `CHERRYQ_BENCH_PYTHON` names one that has them already.
+ * Path of a Python that has the peers' packages. `CHERRYQ_BENCH_PYTHON` names one that has them already.
  * @throws Error saying what is missing when none can be made
  */
-export async function peerPython(packages: readonly PeerPackage[]): Promise<string> {
+export async function peerPython(): Promise<string> {
   const given = process.env.CHERRYQ_BENCH_PYTHON;
   if (given) return given;
   const cache = path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'cherryq', 'bench');
-  const wanted = packages.map((name) => peerPackages[name]).sort();
+  const wanted = Object.values(peerPackages);
   const folder = path.join(cache, wanted.join('+').replaceAll('==', '-'));
   const python = path.join(folder, 'bin', 'python');
   if (existsSync(path.join(folder, 'complete'))) return python;

@@ -20,7 +20,7 @@ const settleMs = 400;
 const lossTolerance = 2e-3;
 
 export async function runDeviceSuite(name: DeviceSuite, options: SuiteOptions): Promise<SuiteResult> {
-  const python = await peerPython(['numpy', 'torch']);
+  const python = await peerPython();
   const script = path.resolve('batch-jobs/bench/peers/step_torch.py');
   const shapes: BenchShapeName[] = options.size === 'small' ? ['15m'] : ['15m', '7b-block'];
   const rows: SuiteRow[] = [];

@@ -16,7 +16,7 @@ const columns = 4096;
 
 /** @throws Error when the two sides' bytes differ */
 export async function runPackSuite({ repeats, size, folder: parent }: SuiteOptions): Promise<SuiteResult> {
-  const python = await peerPython(['numpy']);
+  const python = await peerPython();
   const script = path.resolve('batch-jobs/bench/peers/pack_numpy.py');
   const folder = await mkdtemp(path.join(parent, 'cherryq-bench-'));
   const count = size === 'small' ? 2 ** 24 : 2 ** 26;

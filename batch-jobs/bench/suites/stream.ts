@@ -20,7 +20,7 @@ const runFile = promisify(execFile);
 
 /** @throws Error when the two sides' tensors differ */
 export async function runStreamSuite({ repeats, size, folder: parent }: SuiteOptions): Promise<SuiteResult> {
-  const python = await peerPython(['numpy', 'safetensors', 'torch']);
+  const python = await peerPython();
   const script = path.resolve('batch-jobs/bench/peers/stream_torch.py');
   const worker = fileURLToPath(new URL('./stream-worker.js', import.meta.url));
   const threads = availableParallelism();
