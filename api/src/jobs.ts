@@ -55,6 +55,7 @@ export function jobView(spec: JobSpec, states: readonly JobState[], progress: Pr
   const ended = latest && terminalStatuses.has(latest.status) ? latest : null;
   return {
     object: 'job',
+    kind: spec.kind,
     id: spec.id,
     status: latest?.status ?? 'queued',
     modelId: spec.modelId,
@@ -63,6 +64,7 @@ export function jobView(spec: JobSpec, states: readonly JobState[], progress: Pr
     training: spec.training,
     calibrationDatasetId: spec.calibrationDatasetId ?? null,
     evaluation: spec.evaluation ?? null,
+    analysis: spec.analysis,
     formats: spec.formats,
     metadata: spec.metadata,
     createdAt: spec.createdAt,
@@ -72,6 +74,7 @@ export function jobView(spec: JobSpec, states: readonly JobState[], progress: Pr
     progress,
     error: ended?.error ?? null,
     result: ended?.result ?? null,
+    analysisResult: ended?.analysisResult ?? null,
   };
 }
 
@@ -106,7 +109,7 @@ export function createJobs(deps: {
   return {
     async create(tenant, id, request) {
       const job = jobRef(tenant, id);
-      const { model, calibration, evaluation } = await inputsOf(tenant, request, models, datasets);
+      const { model, calibration, evaluation, tasks, analysis } = await inputsOf(tenant, request, models, datasets);
       const createdAt = now(clock);
       const spec: JobSpec = {
         ...request,
@@ -116,6 +119,8 @@ export function createJobs(deps: {
         modelPrefix: models.filesPrefix(tenant, model.id),
         calibrationPrefix: calibration && datasets.filesPrefix(tenant, calibration.id),
         evaluationPrefix: evaluation && datasets.filesPrefix(tenant, evaluation.id),
+        tasks: tasks.map(({ name, id: task }) => ({ name, prefix: datasets.filesPrefix(tenant, task) })),
+        analysisPrefixes: analysis.map(({ name, id: set }) => ({ name, prefix: datasets.filesPrefix(tenant, set) })),
       };
       await createJobFolder(store, job, clock, spec, queued(createdAt));
       await queue.submit(job);
@@ -152,6 +157,7 @@ export function createJobs(deps: {
         by: 'api',
         error: null,
         result: null,
+        analysisResult: null,
       }));
       if (state?.status !== 'cancelled')
         throw new ProblemError(
@@ -206,6 +212,7 @@ export const queued = (time: string): JobState => ({
   by: 'api',
   error: null,
   result: null,
+  analysisResult: null,
 });
 
 /** Looks up what a request refers to. @throws ProblemError (404, 409, 400) naming the field */
@@ -214,14 +221,24 @@ async function inputsOf(
   request: JobRequest,
   models: Uploads,
   datasets: Uploads,
-): Promise<{ model: Upload; calibration: Upload | null; evaluation: Upload | null }> {
+): Promise<{
+  model: Upload;
+  calibration: Upload | null;
+  evaluation: Upload | null;
+  tasks: Upload[];
+  analysis: Upload[];
+}> {
   const { method } = request.scheme;
-  if (method !== 'rtn' && request.calibrationDatasetId === undefined)
+  const needsText = request.kind === 'analyze' || method !== 'rtn';
+  if (needsText && request.calibrationDatasetId === undefined) {
+    const why = request.kind === 'analyze' ? 'an analysis measures impact on text' : `method ${method} trains on text`;
+    const otherwise = request.kind === 'analyze' ? '' : ', or use method rtn';
     throw new ProblemError(
       'invalid_request',
-      `method ${method} trains on text, so calibrationDatasetId is required; got nothing. Upload a text and give its id, or use method rtn`,
+      `${why}, so calibrationDatasetId is required; got nothing. Upload a text and give its id${otherwise}`,
       { param: 'calibrationDatasetId' },
     );
+  }
   const ready = async (uploads: Uploads, id: string, param: string): Promise<Upload> => {
     const upload = await uploads.find(tenant, id);
     if (upload === null)
@@ -241,18 +258,26 @@ async function inputsOf(
   const evaluation = request.evaluation
     ? await ready(datasets, request.evaluation.datasetId, 'evaluation.datasetId')
     : null;
-  if (method !== 'rtn' && evaluation !== null && calibration?.fingerprint === evaluation.fingerprint)
+  const tasks: Upload[] = [];
+  for (const [index, task] of (request.evaluation?.tasks ?? []).entries())
+    tasks.push(await ready(datasets, task.datasetId, `evaluation.tasks.${index}.datasetId`));
+  const analysis: Upload[] = [];
+  for (const [index, id] of request.analysis.datasetIds.entries())
+    analysis.push(await ready(datasets, id, `analysis.datasetIds.${index}`));
+  if (needsText && evaluation !== null && calibration?.fingerprint === evaluation.fingerprint)
     throw new ProblemError(
       'invalid_request',
       `evaluation.datasetId holds the same text as calibrationDatasetId; perplexity on text that was trained on says nothing. Give another text`,
       { param: 'evaluation.datasetId' },
     );
-  return { model, calibration, evaluation };
+  return { model, calibration, evaluation, tasks, analysis };
 }
 
 function uses(spec: JobSpec, upload: Upload): boolean {
   if (upload.object === 'model') return spec.modelId === upload.id;
-  return spec.calibrationDatasetId === upload.id || spec.evaluation?.datasetId === upload.id;
+  const { evaluation, analysis } = spec;
+  const used = [spec.calibrationDatasetId, evaluation?.datasetId, ...analysis.datasetIds];
+  return [...used, ...(evaluation?.tasks ?? []).map(({ datasetId }) => datasetId)].includes(upload.id);
 }
 
 const now = (clock: Clock): string => new Date(clock.now()).toISOString();

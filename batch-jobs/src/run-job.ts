@@ -8,39 +8,30 @@
  */
 import { createHash } from 'node:crypto';
 import { artifactFormats } from 'cherryq/contract';
-import type { JobSpec, Manifest, Measurement, Phase, Scheme } from 'cherryq/contract';
+import type { JobResult, JobSpec, Manifest, Measurement, Scheme } from 'cherryq/contract';
 import { exporters } from './exporters/registry.ts';
-import type { CompressedModel, Exporter } from './exporters/exporter.ts';
+import type { CompressedModel } from './exporters/exporter.ts';
 import { gridOf, nativeConfig } from './exporters/native.ts';
 import type { StoredRows } from './exporters/relative-errors.ts';
 import { relativeErrors } from './exporters/relative-errors.ts';
 import { renderReport } from './exporters/report.ts';
 import type { ReportData } from './exporters/report.ts';
-import { encodeText, readText } from './data/text.ts';
-import { createSampler, packWindows } from './data/windows.ts';
+import { createSampler } from './data/windows.ts';
 import { openEngine } from './engine/engine.ts';
-import type { Engine } from './engine/engine.ts';
 import { InputError, InterruptedError } from './errors.ts';
-import { measurePerplexity } from './evaluation/perplexity.ts';
-import { safetensorsBytes } from './formats/safetensors.ts';
 import type { JobFolder } from './job-folder.ts';
+import { calibrationWindows, evaluationSegments } from './job-inputs.ts';
+import type { Measured } from './measure.ts';
+import { measurer } from './measure.ts';
 import { methods } from './methods/registry.ts';
 import { isLinear } from './models/decoder-config.ts';
 import type { WeightSource } from './models/decoder.ts';
 import type { OpenedModel } from './model-weights.ts';
-import {
-  checkGroupSize,
-  meanStoredBits,
-  openModel,
-  readAllWeights,
-  weightsInFiles,
-  weightsInMemory,
-} from './model-weights.ts';
+import { checkGroupSize, openModel, readAllWeights, weightsInFiles, weightsInMemory } from './model-weights.ts';
 import type { PhasePlan } from './progress.ts';
-import { ProgressMeter } from './progress.ts';
+import { Reporter } from './progress.ts';
 import { sharedCopy } from './numeric/pool.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
-import { compareKeys } from './storage/keys.ts';
 import type { Store } from './storage/store.ts';
 import { loadCheckpoint, saveCheckpoint } from './training/checkpoints.ts';
 import { publishedFloor } from './training/schedule.ts';
@@ -49,6 +40,7 @@ import { Trainer, createTrainState } from './training/train.ts';
 import type { ImpactStudy } from './impact-study.ts';
 import { loadImpactStudy, makeImpactStudy, saveImpactStudy } from './impact-study.ts';
 import { version } from './version.ts';
+import { FileWriter, jsonBytes, writeModel } from './write-model.ts';
 
 export interface RunOptions {
   readonly store: Store;
@@ -61,11 +53,6 @@ export interface RunOptions {
   readonly stopRequested: () => boolean;
 }
 
-/** A measurement with the mean bits of the quantized layers; null where nothing is quantized. */
-type Measured = Measurement & { readonly bitsPerWeight: number | null };
-
-/** Segments that perplexity is measured on are at most this long, as published. */
-const longestSegment = 2048;
 /** A checkpoint is saved when this much time has passed, or 20 times what the last one took. */
 const defaultCheckpointGapMs = 3000;
 
@@ -210,10 +197,13 @@ export async function runJob(options: RunOptions): Promise<void> {
   await files.put('losses.json', utf8(`${JSON.stringify(records)}\n`));
   const manifest: Manifest = {
     formatVersion: 1,
+    kind: spec.kind,
     producer: `cherryq ${version}`,
     modelName: spec.modelName,
     modelFingerprint: fingerprints.model,
     calibrationFingerprint: fingerprints.calibration,
+    calibrationWindowsSha256: null,
+    impactSha256: null,
     evaluationFingerprint: fingerprints.evaluation,
     scheme: spec.scheme,
     training: spec.training,
@@ -222,8 +212,8 @@ export async function runJob(options: RunOptions): Promise<void> {
     files: files.files(),
   };
   await job.assertCurrent();
-  await store.put(`${artifacts}manifest.json`, utf8(`${JSON.stringify(manifest, null, 2)}\n`));
-  await job.succeed({
+  await store.put(`${artifacts}manifest.json`, jsonBytes(manifest));
+  const result: JobResult = {
     engine: engine.name,
     engineReason: engine.reason,
     parameters: model.parameters,
@@ -234,7 +224,8 @@ export async function runJob(options: RunOptions): Promise<void> {
     trainedTokens,
     evaluatedTokens: report.evaluatedTokens,
     seconds: (Date.now() - job.firstStart.getTime()) / 1000,
-  });
+  };
+  await job.succeed({ result });
   await store.deletePrefix(checkpoints);
 }
 
@@ -297,68 +288,6 @@ async function shouldStop(options: RunOptions): Promise<boolean> {
 
 const stopped = (): InterruptedError => new InterruptedError('stopped on request');
 
-async function calibrationWindows(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
-  const { sequenceLength } = spec.training;
-  if (spec.calibrationPrefix === null) {
-    throw new InputError(
-      'missing_calibration',
-      `The method ${spec.scheme.method} learns from text, but the job has no calibrationDatasetId.`,
-      'calibrationDatasetId',
-    );
-  }
-  if (sequenceLength > model.config.maxPositionEmbeddings) {
-    throw new InputError(
-      'sequence_length',
-      `training.sequenceLength is ${sequenceLength}, but the model's context ends at ${model.config.maxPositionEmbeddings} tokens (max_position_embeddings). Use at most that.`,
-      'training.sequenceLength',
-    );
-  }
-  const ids = encodeText(await jobText(store, spec.calibrationPrefix, 'calibration'), model.tokenizer);
-  return packWindows(ids, sequenceLength, model.tokenizer.bosTokenId);
-}
-
-/** The texts of a job may have the same file names, so an error says which of them it is about. */
-async function jobText(store: Store, prefix: string, use: 'calibration' | 'evaluation'): Promise<string> {
-  try {
-    return await readText(store, prefix);
-  } catch (error) {
-    if (!(error instanceof InputError)) throw error;
-    throw new InputError(error.code, `The ${use} text: ${error.message}`, error.param, { cause: error });
-  }
-}
-
-/** Segments of the evaluation text, all of one length; none when the job has no such text. */
-async function evaluationSegments(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
-  if (!spec.evaluation || spec.evaluationPrefix === null) return [];
-  return textSegments(model, await jobText(store, spec.evaluationPrefix, 'evaluation'), spec.evaluation.maxTokens);
-}
-
-/** The text as the perplexity protocol cuts it: one BOS at the start, whole segments, the rest left out. */
-export function textSegments(model: OpenedModel, text: string, maxTokens: number | undefined): Int32Array[] {
-  const ids = encodeText(text, model.tokenizer).subarray(0, maxTokens);
-  const longest = Math.min(longestSegment, model.config.maxPositionEmbeddings);
-  return packWindows(ids, Math.min(longest, Math.max(2, ids.length)), model.tokenizer.bosTokenId);
-}
-
-async function writeModel(
-  store: Store,
-  model: OpenedModel,
-  compressed: CompressedModel,
-  exporter: Exporter,
-  files: FileWriter,
-): Promise<void> {
-  const { folder } = exporter;
-  await files.put(
-    `${folder}model.safetensors`,
-    safetensorsBytes(exporter.tensors(compressed), exporter.metadata).chunks,
-  );
-  for (const path of model.folder.sideFiles) {
-    const bytes = await store.get(model.folder.prefix + path);
-    if (bytes !== null) await files.put(folder + path, bytes);
-  }
-  await files.put(`${folder}config.json`, utf8(`${JSON.stringify(exporter.config(compressed), null, 2)}\n`));
-}
-
 /** Plain rounding with the job's bits and groups, written to scratch as any result is, so that it is measured alike. */
 async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, scheme: Scheme): Promise<OpenedModel> {
   const prefix = `${job.prefix}scratch/rounding/`;
@@ -373,48 +302,6 @@ async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, s
   };
   await writeModel(store, model, rounded, exporters.native, new FileWriter(store, prefix));
   return openModel(store, prefix);
-}
-
-/**
- * Measures models on the evaluation text. What depends on the inputs alone (the original, plain rounding) is kept under the
- * tenant's `measurements/`, so that the next job on the same model and text does not measure it again.
- */
-function measurer(
-  store: Store,
-  job: JobFolder,
-  engine: Engine,
-  segments: readonly Int32Array[],
-  textFingerprint: string | null,
-  progress: Reporter,
-) {
-  let measured = 0;
-  const now = async (model: OpenedModel): Promise<Measured> => {
-    const before = measured++;
-    const perplexity =
-      segments.length === 0
-        ? null
-        : (
-            await measurePerplexity(model.config, model.weights, segments, (share) =>
-              progress.at('evaluate', before + share),
-            )
-          ).perplexity;
-    return { perplexity, sizeBytes: model.folder.weightBytes, bitsPerWeight: meanStoredBits(model) };
-  };
-  const keyOf = (identity: readonly unknown[]): string => {
-    const all = [version, engine.name, textFingerprint, segments.length, segments[0]?.length, ...identity];
-    return `${job.tenantPrefix}measurements/${sha256(JSON.stringify(all))}.json`;
-  };
-  const keep = async (identity: readonly unknown[], measurement: Measured): Promise<Measured> => {
-    await store.put(keyOf(identity), utf8(JSON.stringify(measurement)));
-    return measurement;
-  };
-  const known = async (identity: readonly unknown[], open: () => Promise<OpenedModel>): Promise<Measured> => {
-    const kept = await store.get(keyOf(identity));
-    if (kept === null) return keep(identity, await now(await open()));
-    measured++;
-    return JSON.parse(new TextDecoder().decode(kept)) as Measured;
-  };
-  return { now, known, keep };
 }
 
 function reportRows(
@@ -450,36 +337,6 @@ async function tensorTable(compressed: CompressedModel, written: OpenedModel): P
   }));
 }
 
-/** Writes files under a prefix and keeps the size and hash of each, taken while it is written. */
-class FileWriter {
-  private readonly written = new Map<string, Manifest['files'][number]>();
-
-  constructor(
-    private readonly store: Store,
-    private readonly prefix: string,
-  ) {}
-
-  /** @param path relative to the prefix */
-  async put(path: string, body: Uint8Array | AsyncIterable<Uint8Array>): Promise<void> {
-    const hash = createHash('sha256');
-    let sizeBytes = 0;
-    async function* hashed(): AsyncGenerator<Uint8Array> {
-      for await (const part of body instanceof Uint8Array ? [body] : body) {
-        hash.update(part);
-        sizeBytes += part.length;
-        yield part;
-      }
-    }
-    await this.store.put(this.prefix + path, hashed());
-    this.written.set(path, { path, sizeBytes, sha256: hash.digest('hex') });
-  }
-
-  /** All of them, by path. */
-  files(): Manifest['files'] {
-    return [...this.written.values()].sort((a, b) => compareKeys(a.path, b.path));
-  }
-}
-
 /** Cost of each phase, in tokens run forward once; a backward pass costs two more. */
 function planOf(spec: JobSpec, steps: number, impactWindows: number, evaluation: readonly Int32Array[]): PhasePlan[] {
   const { batchSize, sequenceLength } = spec.training;
@@ -501,32 +358,6 @@ function planOf(spec: JobSpec, steps: number, impactWindows: number, evaluation:
   ];
 }
 
-/** Sends progress as events, at most a few a second. */
-class Reporter {
-  private readonly meter: ProgressMeter;
-  private lastSent = 0;
-
-  constructor(
-    private readonly job: JobFolder,
-    plan: readonly PhasePlan[],
-  ) {
-    this.meter = new ProgressMeter(plan);
-  }
-
-  start(phase: Phase): void {
-    this.job.emit({ type: 'phase.started', phase });
-    this.at(phase, 0);
-  }
-
-  at(phase: Phase, done: number, loss: number | null = null): void {
-    const progress = this.meter.at(phase, done, loss);
-    const now = performance.now();
-    if (now - this.lastSent < 250 && progress.step !== progress.totalSteps) return;
-    this.lastSent = now;
-    this.job.emit({ type: 'progress', progress });
-  }
-}
-
-const plain = ({ perplexity, sizeBytes }: Measured): Measurement => ({ perplexity, sizeBytes });
+const plain = ({ bitsPerWeight: _, ...measurement }: Measured): Measurement => measurement;
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
 const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');

@@ -6,12 +6,13 @@ import { openEngine } from './engine/engine.ts';
 import { InputError } from './errors.ts';
 import { measurePerplexity } from './evaluation/perplexity.ts';
 import { assertFinite } from './formats/model-folder.ts';
+import { textSegments } from './job-inputs.ts';
 import { meanStoredBits, openModel, schemeOf } from './model-weights.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { Decoder } from './models/decoder.ts';
 import type { KeyValueCache } from './models/layers.ts';
 import { createRandom } from './numeric/random.ts';
-import { textSegments } from './run-job.ts';
+
 import { FolderStore } from './storage/index.ts';
 
 export interface FolderInspection {

@@ -72,7 +72,9 @@ describe('validation', () => {
   it('names every unknown field and those that are known', async () => {
     const problem = await refusal({ modelId, bitz: 3, scheme: { bitz: 3 } });
     expect(problem.errors?.map((error) => error.pointer)).toEqual(['/scheme/bitz', '/bitz']);
-    expect(problem.errors?.[0]?.detail).toBe('is an unknown field; known are method, bits, groupSize, cherryFraction');
+    expect(problem.errors?.[0]?.detail).toBe(
+      'is an unknown field; known are method, bits, groupSize, cherryFraction, criterion, cherryMode, quantizer, groups, columnScales',
+    );
     expect(problem.detail).toContain('and 1 more');
   });
 

@@ -23,7 +23,7 @@ export function formatSeconds(seconds: number): string {
 export const formatCount = (count: number): string => count.toLocaleString('en-US');
 
 /** `cherryq w3g128`, `rtn w4row` */
-export function schemeLabel({ method, bits, groupSize }: Scheme): string {
+export function schemeLabel({ method, bits, groupSize }: Pick<Scheme, 'method' | 'bits' | 'groupSize'>): string {
   return `${method} w${bits}${groupSize === 'row' ? 'row' : `g${groupSize}`}`;
 }
 

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { schemeSchema } from 'cherryq/contract';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
 import { measurePerplexity } from '../../../batch-jobs/src/evaluation/perplexity.ts';
@@ -10,7 +11,7 @@ import type { OpenedModel } from '../../../batch-jobs/src/model-weights.ts';
 import { openModel, weightsInFiles } from '../../../batch-jobs/src/model-weights.ts';
 import { isLinear } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
-import { textSegments } from '../../../batch-jobs/src/run-job.ts';
+import { textSegments } from '../../../batch-jobs/src/job-inputs.ts';
 import { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
 import { evaluateFolder } from '../../../batch-jobs/src/tools.ts';
 import { golden } from '../../support/golden.ts';
@@ -67,7 +68,7 @@ describe('the perplexity of the shipped model', () => {
     for (const exporter of [exporters.native, exporters.hf]) {
       const model = {
         configJson: original.folder.configJson,
-        scheme: { method: 'rtn' as const, bits: 3 as const, groupSize: 64, cherryFraction: 1 / 256 },
+        scheme: schemeSchema.parse({ method: 'rtn', groupSize: 64 }),
         keepsCherries: false,
         shapes: original.shapes,
         weights: weightsInFiles(new FolderStore(modelFolder), original.folder),

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import type { JobResult, Scheme } from 'cherryq/contract';
+import { schemeSchema, type JobResult } from 'cherryq/contract';
 import {
   formatBytes,
   formatSeconds,
@@ -9,14 +9,15 @@ import {
   schemeLabel,
 } from '../../../sdk/src/cli/format.ts';
 
-const scheme: Scheme = { method: 'cherryq', bits: 3, groupSize: 128, cherryFraction: 1 / 256 };
+const scheme = schemeSchema.parse({});
+const unmeasured = { divergence: null, tasks: [] };
 const result: JobResult = {
   engine: 'wasm',
   engineReason: 'the best one present',
   parameters: 1_000_000,
-  baseline: { perplexity: 20, sizeBytes: 4_000_000 },
-  rounding: { perplexity: 30, sizeBytes: 500_000 },
-  compressed: { perplexity: 22, sizeBytes: 512_345, bitsPerWeight: 3.254 },
+  baseline: { perplexity: 20, sizeBytes: 4_000_000, ...unmeasured },
+  rounding: { perplexity: 30, sizeBytes: 500_000, ...unmeasured },
+  compressed: { perplexity: 22, sizeBytes: 512_345, bitsPerWeight: 3.254, ...unmeasured },
   hf: null,
   trainedTokens: 1024,
   evaluatedTokens: 4096,
@@ -43,7 +44,7 @@ describe('recoveredShare', () => {
   it('is the part of the loss by rounding that was won back', () => {
     expect(recoveredShare(result)).toBeCloseTo(0.8);
     expect(recoveredShare({ ...result, rounding: null })).toBeNull();
-    expect(recoveredShare({ ...result, rounding: { perplexity: 19, sizeBytes: 1 } })).toBeNull();
+    expect(recoveredShare({ ...result, rounding: { perplexity: 19, sizeBytes: 1, ...unmeasured } })).toBeNull();
   });
 });
 
