@@ -43,8 +43,11 @@ export interface Jobs {
   /** @throws ProblemError (409) when the job has already succeeded or failed */
   cancel(tenant: string, id: string): Promise<Job>;
   events(tenant: string, id: string, query: { limit: number; after?: string }): Promise<Page<JobEvent>>;
-  /** What the job left. @throws ProblemError (409) until it has succeeded */
-  manifest(tenant: string, id: string): Promise<Manifest>;
+  /**
+   * What the job left, and the folder under its prefix: `artifacts`, or `rejected` where it has missed a limit of quality.
+   * @throws ProblemError (409) until it has ended so
+   */
+  manifest(tenant: string, id: string): Promise<{ manifest: Manifest; folder: 'artifacts' | 'rejected' }>;
   /** Id of a job that has not ended and needs this model or dataset; null when there is none. */
   findUserOf(tenant: string, upload: Upload): Promise<string | null>;
 }
@@ -183,12 +186,16 @@ export function createJobs(deps: {
     async manifest(tenant, id) {
       const job = jobRef(tenant, id);
       const spec = await specOf(job);
-      const { status } = jobView(spec, await readStates(store, job), null);
-      if (status !== 'succeeded')
-        throw new ProblemError('conflict', `job ${id} is ${status}; only a job that has succeeded has artifacts`);
-      const body = await store.get(`${job.prefix}/artifacts/manifest.json`);
-      if (body === null) throw new Error(`job ${id} has succeeded but has no artifacts/manifest.json`);
-      return manifestSchema.parse(decodeJson(body));
+      const { status, error } = jobView(spec, await readStates(store, job), null);
+      const folder = status === 'failed' && error?.code === 'quality' ? 'rejected' : 'artifacts';
+      if (status !== 'succeeded' && folder !== 'rejected')
+        throw new ProblemError(
+          'conflict',
+          `job ${id} is ${status}; only a job that has succeeded, or failed for its quality, has artifacts`,
+        );
+      const body = await store.get(`${job.prefix}/${folder}/manifest.json`);
+      if (body === null) throw new Error(`job ${id} has ended but has no ${folder}/manifest.json`);
+      return { manifest: manifestSchema.parse(decodeJson(body)), folder };
     },
 
     async findUserOf(tenant, upload) {

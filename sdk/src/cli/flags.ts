@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import type { StringArgDef } from 'citty';
-import { schemeSchema, trainingSchema, type Scheme, type Training } from 'cherryq/contract';
+import { evaluationSchema, schemeSchema, trainingSchema, type Scheme, type Training } from 'cherryq/contract';
 import { UsageError } from './command.ts';
 
 /** What zod says of a field in JSON Schema, as far as our fields use it. */
@@ -69,6 +69,36 @@ export function givenFlags<Schema extends z.ZodObject>(
   const all = parseFlags(schema, args);
   const given = Object.entries(all).filter(([name]) => args[kebabCase(name)] !== undefined);
   return Object.fromEntries(given) as Partial<z.output<Schema>>;
+}
+
+/** Of the evaluation, what is a number on its own; `parseEvaluation` joins them with the rest. */
+const evaluationOptions = z.object({
+  evaluationTokens: evaluationSchema.shape.maxTokens,
+  maxPerplexityRatio: evaluationSchema.shape.limits.unwrap().shape.perplexityRatio,
+  maxDivergence: evaluationSchema.shape.limits.unwrap().shape.divergence,
+});
+
+export const evaluationFlags = {
+  ...flagsOf(evaluationOptions, {
+    evaluationTokens: 'Tokens to measure on; all when absent',
+    maxPerplexityRatio: "Fail if the result's perplexity over the original's is above this",
+    maxDivergence: 'Fail if the divergence from the original, in nats a token, is above this',
+  }),
+  divergence: { type: 'boolean', description: "Also measure the divergence from the original's distribution" },
+  tasks: { type: 'string', valueHint: 'FILE,...', description: 'Multiple-choice tasks to score, by commas' },
+} as const;
+
+/** What the evaluation's flags ask for, as `compress` takes it.  @throws UsageError */
+export function parseEvaluation(args: Readonly<Record<string, unknown>>) {
+  const { evaluationTokens, maxPerplexityRatio, maxDivergence } = givenFlags(evaluationOptions, args);
+  const limits = { perplexityRatio: maxPerplexityRatio, divergence: maxDivergence };
+  const given = Object.fromEntries(Object.entries(limits).filter(([, limit]) => limit !== undefined));
+  return {
+    evaluationTokens,
+    limits: Object.keys(given).length === 0 ? undefined : given,
+    divergence: args.divergence === true ? true : undefined,
+    tasks: typeof args.tasks === 'string' ? args.tasks.split(',').map((task) => task.trim()) : undefined,
+  };
 }
 
 export const schemeFlags = flagsOf(schemeSchema, {
