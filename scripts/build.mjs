@@ -57,6 +57,7 @@ const entries = [
     entryPoints: ['demo/run.ts', 'demo/make-model/prepare.ts', 'demo/make-model/make.ts'],
     outbase: 'demo',
   },
+  { outdir: 'study/dist', entryPoints: ['study/main.ts'], outbase: 'study' },
 ];
 
 for (const { outdir, entryPoints, outbase } of entries) {

@@ -1,0 +1,48 @@
+/**
+ * `npm run study [-- --data DIR] [--only NAME]`: the paper's questions on the small models at hand. Writes docs/study.md, its
+ * pictures and docs/study/results.json. Goes on where it was stopped; `out/study` holds what is done.
+ */
+import { existsSync } from 'node:fs';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import { format, resolveConfig } from 'prettier';
+import { pageOf } from './page.ts';
+import { planOf, subjectsOf } from './plan.ts';
+import { analyzeAll, runAll } from './runner.ts';
+
+const { values } = parseArgs({
+  options: { data: { type: 'string', default: '../shared/data' }, only: { type: 'string' } },
+});
+const data = values.data.replace(/\/$/, '');
+if (!existsSync(`${data}/models`)) {
+  console.error(
+    `The study needs the models and texts of ${data}, which is not there. Name their folder with --data DIR.`,
+  );
+  process.exit(2);
+}
+const subjects = subjectsOf(data).filter(({ name }) => values.only === undefined || name === values.only);
+if (subjects.length === 0) {
+  const known = subjectsOf(data).map(({ name }) => name);
+  console.error(`--only ${values.only ?? ''} is no model of the study; it has ${known.join(', ')}.`);
+  process.exit(2);
+}
+const analyses = await analyzeAll(
+  subjects,
+  () => [`${data}/corpora/wikitext2/wiki.train.5k-slice.txt`, `${data}/corpora/shakespeare/tinyshakespeare.txt`],
+  (name) => console.log(`analyzed ${name}`),
+);
+const outcomes = await runAll(planOf(subjects), (done, total, key, secondsLeft) => {
+  const left = secondsLeft === null ? '' : `, ${Math.ceil(secondsLeft / 60)} min left`;
+  console.log(`${done}/${total}${left}  ${key}`);
+});
+const { markdown, pictures } = pageOf({ subjects, outcomes, analyses });
+await mkdir('docs/study', { recursive: true });
+for (const [name, svg] of pictures) await writeFile(`docs/study/${name}`, svg);
+const results = {
+  analyses: Object.fromEntries(analyses),
+  runs: Object.fromEntries([...outcomes].sort(([a], [b]) => (a < b ? -1 : 1))),
+};
+await writeFile('docs/study/results.json', `${JSON.stringify(results, null, 1)}\n`);
+const style = await resolveConfig('docs/study.md');
+await writeFile('docs/study.md', await format(markdown, { ...style, parser: 'markdown' }));
+console.log('Wrote docs/study.md.');

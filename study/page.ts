@@ -1,0 +1,441 @@
+/** `docs/study.md` from the study's outcomes: tables, pictures and what they say of the paper's claims. */
+import type { AnalysisResult } from 'cherryq/contract';
+import { spreadChart, stripChart } from './charts.ts';
+import type { Point } from './charts.ts';
+import type { Run, Subject } from './plan.ts';
+import {
+  bits,
+  centre,
+  criteria,
+  evaluatedTokens,
+  fractions,
+  groupSizesOf,
+  keyOf,
+  seeds,
+  training,
+  variantRun,
+  variants,
+} from './plan.ts';
+import type { Outcome } from './runner.ts';
+import type { Comparison, Spread } from './statistics.ts';
+import { compare, spreadOf } from './statistics.ts';
+
+export interface StudyData {
+  readonly subjects: readonly Subject[];
+  readonly outcomes: ReadonlyMap<string, Outcome>;
+  readonly analyses: ReadonlyMap<string, AnalysisResult>;
+}
+
+export interface Page {
+  readonly markdown: string;
+  /** SVG by file name, shown from `study/` beside the page. */
+  readonly pictures: ReadonlyMap<string, string>;
+}
+
+export function pageOf(data: StudyData): Page {
+  const pictures = new Map<string, string>();
+  const sections = [
+    introduction(data),
+    verdicts(data),
+    methodSection(data, pictures),
+    criterionSection(data, pictures),
+    fractionSection(data, pictures),
+    variantSection(data),
+    heterogeneitySection(data, pictures),
+    overlapSection(data),
+  ];
+  return { markdown: `${sections.join('\n\n')}\n`, pictures };
+}
+
+/** Perplexities of a scheme on a text, one a seed. */
+function perplexities(data: StudyData, text: number, runOf: (seed: number) => Run): number[] {
+  return seeds.map((seed) => outcomeOf(data, runOf(seed)).compressed[text] as number);
+}
+
+function outcomeOf({ outcomes }: StudyData, run: Run): Outcome {
+  const outcome = outcomes.get(keyOf(run));
+  if (!outcome) throw new Error(`The study has no outcome of: ${keyOf(run)}`);
+  return outcome;
+}
+
+const cherryq =
+  (subject: Subject, scheme: Run['scheme'], changes: Run['training'] = {}) =>
+  (seed: number): Run => ({
+    subject,
+    scheme: { method: 'cherryq', ...scheme },
+    seed,
+    training: changes,
+  });
+const qat =
+  (subject: Subject, scheme: Run['scheme']) =>
+  (seed: number): Run => ({
+    subject,
+    scheme: { method: 'qat', ...scheme },
+    seed,
+    training: {},
+  });
+const rtn = (subject: Subject, scheme: Run['scheme']): Run => ({
+  subject,
+  scheme: { method: 'rtn', ...scheme },
+  seed: seeds[0],
+  training: {},
+});
+
+function introduction({ subjects, outcomes }: StudyData): string {
+  const engines = [...new Set([...outcomes.values()].map(({ engine }) => engine))].join(', ');
+  const models = subjects
+    .map(({ name, texts }) => {
+      const own = [...outcomes].find(([key]) => key.startsWith(`${name} `))?.[1];
+      const originals = texts
+        .map((text, index) => `${text.name} ${own?.original[index]?.toFixed(3) ?? '-'}`)
+        .join(', ');
+      return `| ${name} | ${own?.parameters.toLocaleString('en-US') ?? '-'} | ${originals} |`;
+    })
+    .join('\n');
+  return `# Study: the paper's questions on small models
+
+Made by \`npm run study\` (${outcomes.size} jobs through the API, engine ${engines}); every figure here comes from
+\`docs/study/results.json\`, which it wrote. Perplexities are measured on the written files, read back, on ${evaluatedTokens.toLocaleString('en-US')} tokens
+of text that no step has seen. Each trained figure is a mean over ${seeds.length} seeds ± its standard deviation; "lower" and
+"higher" mean that the 95 % interval of the paired difference leaves out zero, which with ${seeds.length} seeds asks for much.
+
+Training is the published one (cross-entropy, AdamW, cosine, all parameters) with ${training.tokens.toLocaleString('en-US')} tokens, batches of
+${training.batchSize} x ${training.sequenceLength} and a rate of ${training.learningRate}, the same for every model and method; impact on ${training.impactSamples} windows. The rate was
+taken from an earlier prototype on stories260K and not tuned for any of the methods.
+
+| model | parameters | perplexity of the original |
+| ----- | ---------- | -------------------------- |
+${models}
+
+These models are tiny: the paper's smallest has 7 billion parameters. Their rows are so short that the smallest number of
+cherries, one a row, is 1/64 to 1/352 of it, where the paper keeps 1/256, and that one cherry costs up to half a bit a weight.
+Cherries are chosen on the calibration text of the model's own kind; the second text is foreign to the model.`;
+}
+
+/** What can be said of each claim, with the counts that say it. */
+function verdicts(data: StudyData): string {
+  const lines = [
+    claim(
+      'CherryQ is better than plain QAT with equal tokens (3 bits)',
+      comparisonsOf(data, (subject, text, groupSize) =>
+        compare(
+          perplexities(data, text, cherryq(subject, { bits: 3, groupSize })),
+          perplexities(data, text, qat(subject, { bits: 3, groupSize })),
+        ),
+      ),
+    ),
+    claim(
+      'The same at 2 bits',
+      comparisonsOf(data, (subject, text, groupSize) =>
+        compare(
+          perplexities(data, text, cherryq(subject, { bits: 2, groupSize })),
+          perplexities(data, text, qat(subject, { bits: 2, groupSize })),
+        ),
+      ),
+    ),
+    claim(
+      'The same at 4 bits',
+      comparisonsOf(data, (subject, text, groupSize) =>
+        compare(
+          perplexities(data, text, cherryq(subject, { bits: 4, groupSize })),
+          perplexities(data, text, qat(subject, { bits: 4, groupSize })),
+        ),
+      ),
+    ),
+    claim(
+      'CherryQ at 3 bits is better than rounding with equal or more bits per weight',
+      comparisonsOf(data, (subject, text, groupSize) => {
+        const own = perplexities(data, text, cherryq(subject, { bits: 3, groupSize }));
+        const rounded = cheapestRounding(
+          data,
+          subject,
+          outcomeOf(data, cherryq(subject, { bits: 3, groupSize })(seeds[0])).bitsPerWeight,
+        );
+        return compare(
+          own,
+          own.map(() => rounded.compressed[text] as number),
+        );
+      }),
+    ),
+    ...(['weight', 'activation'] as const).map((criterion) =>
+      claim(
+        `Impact is a better criterion than ${criterion} (1/32 kept, in rows)`,
+        comparisonsOf(data, (subject, text, groupSize) =>
+          groupSize === 'row'
+            ? null
+            : compare(
+                perplexities(data, text, criterionRun(subject, 'impact', 'row')),
+                perplexities(data, text, criterionRun(subject, criterion, 'row')),
+              ),
+        ),
+      ),
+    ),
+    claim(
+      'Cherries in rows are better than whole columns (by impact, 1/32 kept)',
+      comparisonsOf(data, (subject, text, groupSize) =>
+        groupSize === 'row'
+          ? null
+          : compare(
+              perplexities(data, text, criterionRun(subject, 'impact', 'row')),
+              perplexities(data, text, criterionRun(subject, 'impact', 'column')),
+            ),
+      ),
+    ),
+  ];
+  const scores = [...data.analyses.values()].flatMap(({ heterogeneity }) => heterogeneity);
+  const above = scores.filter(({ byImpact, byWeight }) => byImpact > byWeight).length;
+  const overActivation = scores.filter(({ byImpact, byActivation }) => byImpact > byActivation).length;
+  const overlaps = [...data.analyses.values()].flatMap((analysis) => analysis.overlaps);
+  const across = overlaps.filter(({ sameSet }) => !sameSet);
+  const median = (values: number[]): number => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+  return `## What holds here
+
+${lines.join('\n')}
+- Weights are more heterogeneous by impact than by magnitude: in ${above} of ${scores.length} matrices; than by activation: in ${overActivation} of ${scores.length}.
+- Cherries depend little on the calibration text: sets from different texts share ${percent(median(across.map(({ share }) => share)))} (median), by chance ${percent(median(across.map(({ byChance }) => byChance)))}; draws from the same text share ${percent(median(overlaps.filter(({ sameSet }) => sameSet).map(({ share }) => share)))}.`;
+}
+
+const criterionRun = (subject: Subject, criterion: (typeof criteria)[number], cherryMode: 'row' | 'column') =>
+  cherryq(subject, {
+    ...centre(subject),
+    cherryFraction: 1 / 32,
+    ...(criterion === 'impact' ? {} : { criterion }),
+    ...(cherryMode === 'row' ? {} : { cherryMode }),
+  });
+
+/** One comparison for each model, text and group size; null where the question is not asked. */
+function comparisonsOf(
+  { subjects }: StudyData,
+  of: (subject: Subject, text: number, groupSize: number | 'row') => Comparison | null,
+): { where: string; comparison: Comparison }[] {
+  return subjects.flatMap((subject) =>
+    subject.texts.flatMap((text, index) =>
+      groupSizesOf(subject).flatMap((groupSize) => {
+        const comparison = of(subject, index, groupSize);
+        const groups = groupSize === 'row' ? 'one scale per row' : `groups of ${groupSize}`;
+        return comparison === null ? [] : [{ where: `${subject.name}, ${text.name}, ${groups}`, comparison }];
+      }),
+    ),
+  );
+}
+
+/** A line that counts where the first is lower, where it is higher, and where the seeds do not say. */
+function claim(text: string, all: readonly { where: string; comparison: Comparison }[]): string {
+  const count = (verdict: Comparison['verdict']): number =>
+    all.filter(({ comparison }) => comparison.verdict === verdict).length;
+  const ahead = all.filter(({ comparison }) => comparison.difference < 0).length;
+  const against = all.filter(({ comparison }) => comparison.verdict === 'higher').map(({ where }) => where);
+  const holds =
+    count('lower') === all.length
+      ? '**holds**'
+      : count('lower') > 0 && count('higher') === 0
+        ? '**holds in part**'
+        : count('higher') > count('lower')
+          ? '**does not hold**'
+          : count('lower') === 0
+            ? '**cannot be told**'
+            : '**mixed**';
+  const worse = against.length === 0 ? '' : ` Worse: ${against.join('; ')}.`;
+  return `- ${text}: ${holds}. Of ${all.length} settings it is lower in ${count('lower')}, unclear in ${count('unclear')}, higher in ${count('higher')}; its mean is ahead in ${ahead}.${worse}`;
+}
+
+/** The rounding of fewest bits that has at least as many as asked for. */
+function cheapestRounding(data: StudyData, subject: Subject, bitsPerWeight: number): Outcome {
+  const all = bits.flatMap((width) =>
+    groupSizesOf(subject).map((groupSize) => outcomeOf(data, rtn(subject, { bits: width, groupSize }))),
+  );
+  const enough = all.filter((outcome) => outcome.bitsPerWeight >= bitsPerWeight);
+  return (enough.length > 0 ? enough : all).reduce((a, b) =>
+    enough.length > 0 ? (b.bitsPerWeight < a.bitsPerWeight ? b : a) : b.bitsPerWeight > a.bitsPerWeight ? b : a,
+  );
+}
+
+function methodSection(data: StudyData, pictures: Map<string, string>): string {
+  const parts = ['## Bits, groups and methods'];
+  for (const subject of data.subjects) {
+    const points: Point[] = [];
+    const rows: string[][] = [];
+    for (const width of bits) {
+      for (const groupSize of groupSizesOf(subject)) {
+        const scheme = { bits: width, groupSize };
+        const rounded = outcomeOf(data, rtn(subject, scheme));
+        const cells = subject.texts.flatMap((text, index) => {
+          const spreads = {
+            rtn: spreadOf([rounded.compressed[index] as number]),
+            qat: spreadOf(perplexities(data, index, qat(subject, scheme))),
+            cherryq: spreadOf(perplexities(data, index, cherryq(subject, scheme))),
+          };
+          const panel = `${text.name}, ${groupSize === 'row' ? 'row' : `g${groupSize}`}`;
+          for (const [series, y] of Object.entries(spreads)) points.push({ panel, series, x: width, y });
+          return [spreads.rtn.mean.toFixed(3), shown(spreads.qat), shown(spreads.cherryq)];
+        });
+        const cost = [rounded, outcomeOf(data, cherryq(subject, scheme)(seeds[0]))].map((outcome) =>
+          outcome.bitsPerWeight.toFixed(2),
+        );
+        rows.push([String(width), String(groupSize), ...cost, ...cells]);
+      }
+    }
+    const picture = `methods-${subject.name}.svg`;
+    pictures.set(
+      picture,
+      spreadChart(points, {
+        series: ['rtn', 'qat', 'cherryq'],
+        xLabel: 'bits',
+        yLabel: 'perplexity',
+        logarithmic: true,
+        joined: true,
+      }),
+    );
+    const header = [
+      'bits',
+      'group',
+      'b/w rtn, qat',
+      'b/w cherryq',
+      ...subject.texts.flatMap(({ name }) => ['rtn', 'qat', 'cherryq'].map((method) => `${name}: ${method}`)),
+    ];
+    parts.push(`### ${subject.name}\n\n![Perplexity by bits and method](study/${picture})\n\n${table(header, rows)}`);
+  }
+  return parts.join('\n\n');
+}
+
+function criterionSection(data: StudyData, pictures: Map<string, string>): string {
+  const points: Point[] = [];
+  const rows: string[][] = [];
+  for (const subject of data.subjects) {
+    for (const [index, text] of subject.texts.entries()) {
+      for (const mode of ['row', 'column'] as const) {
+        const cells = criteria.map((criterion) => {
+          const y = spreadOf(perplexities(data, index, criterionRun(subject, criterion, mode)));
+          if (index === 0) points.push({ panel: subject.name, series: mode, x: criterion, y });
+          return shown(y);
+        });
+        const { bitsPerWeight } = outcomeOf(data, criterionRun(subject, 'impact', mode)(seeds[0]));
+        rows.push([subject.name, text.name, mode, bitsPerWeight.toFixed(2), ...cells]);
+      }
+    }
+  }
+  pictures.set(
+    'criteria.svg',
+    spreadChart(points, { series: ['row', 'column'], xLabel: 'criterion', yLabel: 'perplexity' }),
+  );
+  const header = ['model', 'text', 'cherries', 'bits per weight', ...criteria];
+  return `## What makes a cherry: criterion, rows or columns
+
+3 bits, groups, 1/32 of the weights kept. A column's index is stored once for all rows, so columns cost fewer bits.
+
+![Perplexity by criterion](study/criteria.svg)
+
+${table(header, rows)}`;
+}
+
+function fractionSection(data: StudyData, pictures: Map<string, string>): string {
+  const points: Point[] = [];
+  const rows: string[][] = [];
+  for (const subject of data.subjects) {
+    const settings = [
+      { name: '0', runOf: qat(subject, centre(subject)) },
+      ...fractions.map((cherryFraction) => ({
+        name: `1/${Math.round(1 / cherryFraction)}`,
+        runOf: cherryq(subject, { ...centre(subject), ...(cherryFraction === 1 / 256 ? {} : { cherryFraction }) }),
+      })),
+    ];
+    for (const { name, runOf } of settings) {
+      const { bitsPerWeight } = outcomeOf(data, runOf(seeds[0]));
+      const spreads = subject.texts.map((_, index) => spreadOf(perplexities(data, index, runOf)));
+      points.push({ panel: subject.name, series: 'cherryq', x: name, y: spreads[0] as Spread });
+      rows.push([subject.name, name, bitsPerWeight.toFixed(2), ...spreads.map(shown)]);
+    }
+  }
+  pictures.set(
+    'fractions.svg',
+    spreadChart(points, { series: ['cherryq'], xLabel: 'share of cherries', yLabel: 'perplexity' }),
+  );
+  return `## How many cherries
+
+3 bits, groups, cherries by impact in rows. 0 is plain QAT; at least one weight a row is kept, so in short rows small shares
+give the same count.
+
+![Perplexity by share of cherries](study/fractions.svg)
+
+${table(['model', 'share', 'bits per weight', 'its own text', 'WikiText-2'], rows)}`;
+}
+
+function variantSection(data: StudyData): string {
+  const rows = data.subjects.flatMap((subject) =>
+    [
+      ...[2, 3].map((width) => ({
+        name: 'as published',
+        width,
+        runOf: cherryq(subject, { bits: width as 2 | 3, groupSize: subject.groupSize }),
+      })),
+      ...variants.map((variant) => ({
+        name: variant.name,
+        width: variant.bits,
+        runOf: (seed: number) => variantRun(subject, variant, seed),
+      })),
+    ]
+      .sort((a, b) => a.width - b.width)
+      .map(({ name, width, runOf }) => {
+        const { bitsPerWeight } = outcomeOf(data, runOf(seeds[0]));
+        const cells = subject.texts.map((_, index) => shown(spreadOf(perplexities(data, index, runOf))));
+        return [subject.name, String(width), name, bitsPerWeight.toFixed(2), ...cells];
+      }),
+  );
+  return `## Ways off the published one
+
+The 2-bit variant of the paper's section 6.4 scales columns by a search; the others are ours and labelled deviations
+(docs/training.md).
+
+${table(['model', 'bits', 'variant', 'bits per weight', 'its own text', 'WikiText-2'], rows)}`;
+}
+
+function heterogeneitySection({ analyses }: StudyData, pictures: Map<string, string>): string {
+  const values = [...analyses].flatMap(([panel, { heterogeneity }]) =>
+    heterogeneity.flatMap(({ matrix, byImpact, byWeight, byActivation }) =>
+      Object.entries({ impact: byImpact, weight: byWeight, activation: byActivation }).map(([series, value]) => ({
+        panel,
+        series,
+        group: kindOf(matrix),
+        value,
+      })),
+    ),
+  );
+  pictures.set('heterogeneity.svg', stripChart(values, { series: criteria, yLabel: 'heterogeneity score' }));
+  const quartiles = (numbers: number[]): string => {
+    const sorted = [...numbers].sort((a, b) => a - b);
+    return [0.25, 0.5, 0.75].map((share) => sorted[Math.floor(share * (sorted.length - 1))]?.toFixed(2)).join(' / ');
+  };
+  const rows = [...analyses].map(([name, { heterogeneity }]) => [
+    name,
+    quartiles(heterogeneity.map(({ byImpact }) => byImpact)),
+    quartiles(heterogeneity.map(({ byWeight }) => byWeight)),
+    quartiles(heterogeneity.map(({ byActivation }) => byActivation)),
+  ]);
+  return `## Heterogeneity
+
+Mean of the top hundredth of a matrix over the largest of the rest (the paper's equation 4), a dot for each matrix.
+
+![Heterogeneity of each matrix](study/heterogeneity.svg)
+
+${table(['model', 'by impact (quartiles)', 'by weight', 'by activation'], rows)}`;
+}
+
+function overlapSection({ analyses }: StudyData): string {
+  const rows = [...analyses].flatMap(([name, { overlaps }]) =>
+    overlaps.map(({ first, second, share, byChance }) => [name, first, second, percent(share), percent(byChance)]),
+  );
+  return `## Do cherries depend on the text?
+
+Share of the cherries (published fraction, in rows) that two sets of windows have in common, over all matrices.
+
+${table(['model', 'first', 'second', 'in common', 'by chance'], rows)}`;
+}
+
+const kindOf = (matrix: string): string =>
+  matrix.replace(/^model\.layers\.\d+\.(self_attn|mlp)\./, '').replace(/(_proj)?\.weight$/, '');
+const shown = ({ mean, deviation }: Spread): string => `${mean.toFixed(3)} ± ${deviation.toFixed(3)}`;
+const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
+
+function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
+  return [header, header.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}
