@@ -121,6 +121,7 @@ export function createJobs(deps: {
         modelName: model.name,
         modelPrefix: models.filesPrefix(tenant, model.id),
         calibrationPrefix: calibration && datasets.filesPrefix(tenant, calibration.id),
+        calibrationName: calibration && calibration.name,
         evaluationPrefix: evaluation && datasets.filesPrefix(tenant, evaluation.id),
         tasks: tasks.map(({ name, id: task }) => ({ name, prefix: datasets.filesPrefix(tenant, task) })),
         analysisPrefixes: analysis.map(({ name, id: set }) => ({ name, prefix: datasets.filesPrefix(tenant, set) })),

@@ -18,64 +18,57 @@ import { renderReport } from './exporters/report.ts';
 import type { ReportData } from './exporters/report.ts';
 import { createSampler } from './data/windows.ts';
 import { openEngine } from './engine/engine.ts';
-import { InputError, InterruptedError } from './errors.ts';
 import type { JobFolder } from './job-folder.ts';
-import { calibrationWindows, evaluationSegments } from './job-inputs.ts';
+import { evaluationSegments, openOriginal, windowsOf } from './job-inputs.ts';
 import type { Measured } from './measure.ts';
 import { measurer } from './measure.ts';
 import { methods } from './methods/registry.ts';
-import { isLinear } from './models/decoder-config.ts';
+import { blockPrefix, isLinear } from './models/decoder-config.ts';
 import type { WeightSource } from './models/decoder.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { checkGroupSize, openModel, readAllWeights, weightsInFiles, weightsInMemory } from './model-weights.ts';
 import type { PhasePlan } from './progress.ts';
 import { Reporter } from './progress.ts';
 import { sharedCopy } from './numeric/pool.ts';
+import type { Cherries } from './numeric/quantizer.ts';
+import { noCherries } from './numeric/quantizer.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
 import type { Store } from './storage/store.ts';
 import { loadCheckpoint, saveCheckpoint } from './training/checkpoints.ts';
 import { publishedFloor } from './training/schedule.ts';
 import type { StepRecord, TrainState } from './training/train.ts';
 import { Trainer, createTrainState } from './training/train.ts';
-import type { ImpactStudy } from './impact-study.ts';
-import { loadImpactStudy, makeImpactStudy, saveImpactStudy } from './impact-study.ts';
+import { isCherry } from './analysis.ts';
+import { analyzeJob } from './analyze-job.ts';
+import { impactOf } from './impact.ts';
+import type { ImpactArtifact } from './impact-artifact.ts';
+import { needsImpact, selectCherries } from './selection.ts';
 import { version } from './version.ts';
+import type { RunOptions } from './run-options.ts';
+import { shouldStop, stopped } from './run-options.ts';
 import { FileWriter, jsonBytes, writeModel } from './write-model.ts';
 
-export interface RunOptions {
-  readonly store: Store;
-  readonly job: JobFolder;
-  /** Value of `CHERRYQ_ENGINE`. */
-  readonly forcedEngine: string | undefined;
-  /** Time between two checkpoints of training; default 3 s, or longer where saving takes long. */
-  readonly checkpointGapMs?: number;
-  /** True once the job should stop at the next safe point, with a checkpoint. */
-  readonly stopRequested: () => boolean;
-}
-
+/** Weights of a matrix that the report shows. */
+const shownSamples = 1024;
 /** A checkpoint is saved when this much time has passed, or 20 times what the last one took. */
 const defaultCheckpointGapMs = 3000;
 
 /** @throws InputError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
 export async function runJob(options: RunOptions): Promise<void> {
+  if (options.job.spec.kind === 'analyze') return analyzeJob(options);
   const { store, job } = options;
   const { spec } = job;
   const method = methods[spec.scheme.method];
 
   // 1. Load: everything that can be wrong with the inputs is found here, before any work.
   const engine = await openEngine(options.forcedEngine);
-  const model = await openModel(store, spec.modelPrefix);
-  if (model.native) {
-    throw new InputError(
-      'already_quantized',
-      `The model "${spec.modelName}" is in CherryQ's own format already. Compress the original instead.`,
-      'modelId',
-    );
-  }
+  const model = await openOriginal(store, spec);
   checkGroupSize(model, spec.scheme.groupSize);
   // Rounding alone goes through the weights part by part; it refuses what it finds wrong before anything is to be seen.
   const weights = method.trains ? await readAllWeights(model) : null;
-  const calibration = method.trains ? await calibrationWindows(store, spec, model) : [];
+  const text = { prefix: spec.calibrationPrefix, use: 'calibration text', param: 'calibrationDatasetId' };
+  const calibrationSet = method.trains ? await windowsOf(store, model, text, spec.training) : null;
+  const calibration = calibrationSet?.windows ?? [];
   const evaluation = await evaluationSegments(store, spec, model);
   const fingerprints = {
     model: await folderFingerprint(store, spec.modelPrefix),
@@ -103,19 +96,36 @@ export async function runJob(options: RunOptions): Promise<void> {
   });
 
   // 2. Impact and cherries: chosen once, before training.
-  let study: ImpactStudy | null = null;
+  let impact: ImpactArtifact | null = null;
+  let cherries: ReadonlyMap<string, Cherries> = new Map();
   if (method.keepsCherries && weights !== null) {
-    study = await loadImpactStudy(store, checkpoints, identity);
-    if (study === null) {
+    const originals = { read: (name: string) => weights.get(name) as Float32Array };
+    if (needsImpact(spec.scheme)) {
       progress.start('impact');
       const sampler = createSampler({ count: calibration.length, seed: spec.training.seed });
-      const windows = Array.from({ length: impactWindows }, (_, index) => calibration[sampler(index)]);
-      study = await makeImpactStudy(model.config, weights, windows, spec.scheme.cherryFraction, async (done) => {
-        progress.at('impact', done);
-        if (await shouldStop(options)) throw stopped();
+      const { artifact, source } = await impactOf({
+        store,
+        tenantPrefix: job.tenantPrefix,
+        checkpointPrefix: checkpoints,
+        attempt: job.attempt,
+        version,
+        engine: engine.name,
+        modelFingerprint: fingerprints.model,
+        windows: Array.from({ length: impactWindows }, (_, index) => calibration[sampler(index)]),
+        config: model.config,
+        weights: originals,
+        cherryFraction: spec.scheme.cherryFraction,
+        warn,
+        onWindows: (done) => progress.at('impact', done),
+        stopRequested: () => shouldStop(options),
+        assertCurrent: () => job.assertCurrent(),
+        checkpointGapMs: options.checkpointGapMs,
       });
-      await saveImpactStudy(store, checkpoints, identity, study);
+      impact = artifact;
+      progress.at('impact', impactWindows);
+      job.emit({ type: 'impact.ready', source, windows: artifact.windows, sha256: artifact.sha256 });
     }
+    cherries = await selectCherries(impact, originals, model.shapes, spec.scheme);
   }
 
   // 3. Train: the latent weights through the quantizer, end to end.
@@ -129,7 +139,7 @@ export async function runJob(options: RunOptions): Promise<void> {
       resumed ??
       createTrainState(distills ? new Map([...weights].map(([name, values]) => [name, sharedCopy(values)])) : weights);
     const teacher = distills ? { read: (name: string) => weights.get(name) as Float32Array } : null;
-    await train(options, model, calibration, study, state, teacher, steps, identity, progress);
+    await train(options, model, calibration, cherries, state, teacher, steps, identity, progress);
     records = state.records;
     trained = weightsInMemory(state.latent);
   }
@@ -142,7 +152,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     keepsCherries: method.keepsCherries,
     shapes: model.shapes,
     weights: trained,
-    cherries: study?.cherries ?? new Map(),
+    cherries,
     isQuantized: isLinear,
   };
   const artifacts = `${job.prefix}artifacts/`;
@@ -189,8 +199,12 @@ export async function runJob(options: RunOptions): Promise<void> {
     evaluatedTokens: evaluation.length * tokensPerSegment,
     rows: reportRows(spec.scheme, baseline, rounding, compressedResult, hf),
     losses: records.map(({ step, loss, learningRate }) => ({ step, loss, learningRate })),
-    impact: study?.samples ?? [],
-    heterogeneity: study?.heterogeneity ?? [],
+    impact: impact ? await impactSamples(impact, model, cherries) : [],
+    heterogeneity: [...(impact?.matrices ?? [])].map(([matrix, { byImpact, byWeight }]) => ({
+      matrix,
+      byImpact,
+      byMagnitude: byWeight,
+    })),
     tensors,
   };
   await files.put('report.html', utf8(renderReport(report)));
@@ -202,8 +216,8 @@ export async function runJob(options: RunOptions): Promise<void> {
     modelName: spec.modelName,
     modelFingerprint: fingerprints.model,
     calibrationFingerprint: fingerprints.calibration,
-    calibrationWindowsSha256: null,
-    impactSha256: null,
+    calibrationWindowsSha256: calibrationSet?.sha256 ?? null,
+    impactSha256: impact?.sha256 ?? null,
     evaluationFingerprint: fingerprints.evaluation,
     scheme: spec.scheme,
     training: spec.training,
@@ -229,12 +243,34 @@ export async function runJob(options: RunOptions): Promise<void> {
   await store.deletePrefix(checkpoints);
 }
 
+/** Sampled weights of one matrix of each kind, from the middle of the model. */
+async function impactSamples(
+  impact: ImpactArtifact,
+  model: OpenedModel,
+  cherries: ReadonlyMap<string, Cherries>,
+): Promise<ReportData['impact']> {
+  const middle = blockPrefix(Math.floor(model.config.numHiddenLayers / 2));
+  const shown: ReportData['impact'] = [];
+  for (const [matrix, { shape }] of impact.matrices) {
+    if (!matrix.startsWith(middle)) continue;
+    const own = cherries.get(matrix) ?? noCherries;
+    const { index, impact: values, magnitude } = await impact.samples(matrix);
+    const stride = Math.ceil(index.length / shownSamples);
+    const samples = [];
+    for (let i = 0; i < index.length; i += stride) {
+      samples.push({ impact: values[i], magnitude: magnitude[i], cherry: isCherry(own, index[i], shape[1]) });
+    }
+    shown.push({ matrix, samples });
+  }
+  return shown;
+}
+
 /** Runs the remaining steps, with a checkpoint now and then and one at a stop. */
 async function train(
   options: RunOptions,
   model: OpenedModel,
   calibration: readonly Int32Array[],
-  study: ImpactStudy | null,
+  cherries: ReadonlyMap<string, Cherries>,
   state: TrainState,
   teacher: WeightSource | null,
   steps: number,
@@ -248,7 +284,7 @@ async function train(
   const trainer = new Trainer(
     {
       config: model.config,
-      quantizer: { grid: gridOf(nativeConfig(scheme, study !== null)), cherries: study?.cherries ?? new Map() },
+      quantizer: { grid: gridOf(nativeConfig(scheme, cherries.size > 0)), cherries },
       teacher,
       schedule: { peak: training.learningRate, totalSteps: steps, warmupFraction: training.warmupFraction, floor },
       adamW: training,
@@ -279,14 +315,6 @@ async function train(
     if (stopping) throw stopped();
   }
 }
-
-/** Lets signals and timers in first: a request to stop can only arrive while the event loop turns. */
-async function shouldStop(options: RunOptions): Promise<boolean> {
-  await new Promise((resolve) => setImmediate(resolve));
-  return options.stopRequested();
-}
-
-const stopped = (): InterruptedError => new InterruptedError('stopped on request');
 
 /** Plain rounding with the job's bits and groups, written to scratch as any result is, so that it is measured alike. */
 async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, scheme: Scheme): Promise<OpenedModel> {

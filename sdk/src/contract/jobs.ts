@@ -68,6 +68,8 @@ export const jobSpecSchema = createJobSchema.extend({
   /** Store prefixes, each ending in a slash; the files lie under them by path. */
   modelPrefix: z.string(),
   calibrationPrefix: z.string().nullable(),
+  /** Of the calibration set. */
+  calibrationName: z.string().nullable().default(null),
   evaluationPrefix: z.string().nullable(),
   /** In the order of `evaluation.tasks`, with the names of their datasets. */
   tasks: z.array(z.object({ name: z.string(), prefix: z.string() })),
