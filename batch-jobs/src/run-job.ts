@@ -6,7 +6,6 @@
  * Each step is a pure function of the spec and the files before it, so a crash anywhere is mended by running the job again:
  * training goes on from its newest checkpoint, the rest is done over, and the bytes come out the same.
  */
-import { createHash } from 'node:crypto';
 import { artifactFormats } from 'cherryq/contract';
 import type { JobResult, JobSpec, Manifest, Measurement, Scheme } from 'cherryq/contract';
 import { exporters } from './exporters/registry.ts';
@@ -34,7 +33,9 @@ import type { Cherries } from './numeric/quantizer.ts';
 import { noCherries } from './numeric/quantizer.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
 import type { Store } from './storage/store.ts';
-import { loadCheckpoint, saveCheckpoint } from './training/checkpoints.ts';
+import { openCheckpoint, saveCheckpoint } from './training/checkpoints.ts';
+import type { Identity } from './training/resume.ts';
+import { trainingIdentity } from './training/resume.ts';
 import { publishedFloor } from './training/schedule.ts';
 import type { StepRecord, TrainState } from './training/train.ts';
 import { Trainer, createTrainState } from './training/train.ts';
@@ -75,9 +76,14 @@ export async function runJob(options: RunOptions): Promise<void> {
     calibration: spec.calibrationPrefix === null ? null : await folderFingerprint(store, spec.calibrationPrefix),
     evaluation: spec.evaluationPrefix === null ? null : await folderFingerprint(store, spec.evaluationPrefix),
   };
-  const identity = sha256(
-    JSON.stringify([version, fingerprints.model, fingerprints.calibration, spec.scheme, spec.training, engine.name]),
-  );
+  const identity = trainingIdentity({
+    version,
+    engine: engine.name,
+    model: fingerprints.model,
+    calibrationWindows: calibrationSet?.sha256 ?? 'none',
+    scheme: spec.scheme,
+    training: spec.training,
+  });
   const steps = method.trains
     ? Math.ceil(spec.training.tokens / (spec.training.batchSize * spec.training.sequenceLength))
     : 0;
@@ -86,13 +92,13 @@ export async function runJob(options: RunOptions): Promise<void> {
 
   const checkpoints = `${job.prefix}checkpoints/`;
   const warn = (message: string): void => job.emit({ type: 'log', level: 'warning', message });
-  const resumed = method.trains ? await loadCheckpoint(store, checkpoints, identity, warn) : null;
+  const resumed = method.trains ? await openCheckpoint(store, checkpoints, identity, spec.training.resume, warn) : null;
   job.emit({
     type: 'job.started',
     attempt: job.attempt,
     engine: engine.name,
     engineReason: engine.reason,
-    resumedFromStep: resumed === null ? null : resumed.records.length,
+    resumedFromStep: resumed?.step ?? null,
   });
 
   // 2. Impact and cherries: chosen once, before training.
@@ -135,9 +141,10 @@ export async function runJob(options: RunOptions): Promise<void> {
     progress.start('train');
     const distills = spec.training.loss === 'distillation';
     // Training changes its arrays in place, and a teacher must stay as it is.
-    const state =
-      resumed ??
-      createTrainState(distills ? new Map([...weights].map(([name, values]) => [name, sharedCopy(values)])) : weights);
+    const state = await createTrainState(
+      distills ? new Map([...weights].map(([name, values]) => [name, sharedCopy(values)])) : weights,
+    );
+    await resumed?.restore(state);
     const teacher = distills ? { read: (name: string) => weights.get(name) as Float32Array } : null;
     await train(options, model, calibration, cherries, state, teacher, steps, identity, progress);
     records = state.records;
@@ -153,6 +160,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     shapes: model.shapes,
     weights: trained,
     cherries,
+    columnScales: new Map(),
     isQuantized: isLinear,
   };
   const artifacts = `${job.prefix}artifacts/`;
@@ -274,7 +282,7 @@ async function train(
   state: TrainState,
   teacher: WeightSource | null,
   steps: number,
-  identity: string,
+  identity: Identity,
   progress: Reporter,
 ): Promise<void> {
   const { store, job } = options;
@@ -284,7 +292,7 @@ async function train(
   const trainer = new Trainer(
     {
       config: model.config,
-      quantizer: { grid: gridOf(nativeConfig(scheme, cherries.size > 0)), cherries },
+      quantizer: { grid: gridOf(nativeConfig(scheme, cherries.size > 0)), cherries, columnScales: new Map() },
       teacher,
       schedule: { peak: training.learningRate, totalSteps: steps, warmupFraction: training.warmupFraction, floor },
       adamW: training,
@@ -326,6 +334,7 @@ async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, s
     shapes: model.shapes,
     weights: weightsInFiles(store, model.folder),
     cherries: new Map(),
+    columnScales: new Map(),
     isQuantized: isLinear,
   };
   await writeModel(store, model, rounded, exporters.native, new FileWriter(store, prefix));
@@ -388,4 +397,3 @@ function planOf(spec: JobSpec, steps: number, impactWindows: number, evaluation:
 
 const plain = ({ bitsPerWeight: _, ...measurement }: Measured): Measurement => measurement;
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);
-const sha256 = (text: string): string => createHash('sha256').update(text).digest('hex');

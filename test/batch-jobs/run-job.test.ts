@@ -24,6 +24,7 @@ import {
   writeTinyModel,
 } from '../support/tiny-model.ts';
 import { testEngine } from '../support/engine.ts';
+import { gridFor } from '../support/grid.ts';
 
 async function prepare(job: TinyJob, model?: TinyModel, empty?: Store): Promise<{ store: Store; prefix: string }> {
   const store = empty ?? (await temporaryStore());
@@ -133,7 +134,7 @@ describe.each(combinations)('a job with $method at $bits bits', ({ method, bits 
     const opened = await openModel(store, `${prefix}artifacts/`);
     const perRow = method === 'cherryq' ? cherryCount(32, 1 / 256) : 0;
     const rowBytes = Math.ceil(((32 - perRow) * bits) / 8);
-    const groups = groupCount(32, perRow, { bits, groupSize: 16 });
+    const groups = groupCount(32, perRow, gridFor(bits, 16));
     expect(opened.storedBits('model.layers.1.mlp.up_proj.weight')).toBeCloseTo(
       (8 * rowBytes + 16 * groups + 32 * perRow) / 32,
       10,
