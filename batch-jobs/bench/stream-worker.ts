@@ -32,6 +32,7 @@ async function exportOnly(): Promise<void> {
     shapes: model.shapes,
     weights: weightsInFiles(store, model.folder),
     cherries: new Map(),
+    columnScales: new Map(),
     isQuantized: isLinear,
   });
   await store.put('ours/model.safetensors', safetensorsBytes(tensors, native.metadata).chunks);

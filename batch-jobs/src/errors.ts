@@ -14,6 +14,20 @@ export class InputError extends Error {
   }
 }
 
+/** Training met a loss or a gradient that is not finite; its last checkpoint stays good. A lower learning rate mends it. */
+export class DivergedError extends InputError {
+  constructor(
+    message: string,
+    /** Counted from 1. */
+    readonly step: number,
+    /** Where the first value that is not finite was met; null outside the blocks, or where none was found. */
+    readonly block: number | null,
+    readonly tensor: string | null,
+  ) {
+    super('diverged', message, 'training.learningRate');
+  }
+}
+
 /** Try again: the network, a busy disk. Exit 3. */
 export class TransientError extends Error {
   override readonly name = 'TransientError';

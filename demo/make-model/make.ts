@@ -14,7 +14,8 @@ import { tensorShapes } from '../../batch-jobs/src/models/decoder-config.ts';
 import { float32ToFloat16 } from '../../batch-jobs/src/numeric/dtypes.ts';
 import { createRandom } from '../../batch-jobs/src/numeric/random.ts';
 import { createSampler, packWindows } from '../../batch-jobs/src/data/windows.ts';
-import { loadCheckpoint, saveCheckpoint } from '../../batch-jobs/src/training/checkpoints.ts';
+import { openCheckpoint, saveCheckpoint } from '../../batch-jobs/src/training/checkpoints.ts';
+import { flatIdentity } from '../../batch-jobs/src/training/resume.ts';
 import { Trainer, createTrainState } from '../../batch-jobs/src/training/train.ts';
 import { FolderStore } from '../../batch-jobs/src/storage/index.ts';
 import { prepare } from './prepare.ts';
@@ -66,7 +67,7 @@ function initialWeights(): Map<string, Float32Array> {
 }
 
 const store = new FolderStore('demo/.cache');
-const identity = JSON.stringify({ configJson, seed, epochs, batchSize, peak });
+const identity = flatIdentity({ configJson, seed, epochs, batchSize, peak });
 mkdirSync('demo/.cache', { recursive: true });
 prepare('demo', (line) => console.error(line));
 const engine = await openEngine(process.env.CHERRYQ_ENGINE);
@@ -81,7 +82,9 @@ const validation = windowsOf('demo/.cache/validation.txt');
 const sampler = createSampler({ count: windows.length, seed });
 const totalSteps = Math.ceil((epochs * windows.length) / batchSize);
 
-const resumed = await loadCheckpoint(store, 'model/', identity, (message) => console.error(message));
+const state = await createTrainState(initialWeights());
+const resumed = await openCheckpoint(store, 'model/', identity, 'auto', (message) => console.error(message));
+await resumed?.restore(state);
 const trainer = new Trainer(
   {
     config,
@@ -93,7 +96,7 @@ const trainer = new Trainer(
     batchSize,
     windowAt: (index) => windows[sampler(index)],
   },
-  resumed ?? createTrainState(initialWeights()),
+  state,
 );
 const startStep = trainer.step;
 const startTime = performance.now();

@@ -5,8 +5,8 @@
 import { InputError } from '../errors.ts';
 import type { Tokenizer } from '../formats/tokenizer.ts';
 import type { Store } from '../storage/store.ts';
-
-export const documentSeparator = '<|endoftext|>';
+import { documentSeparator, splitDocuments } from './separator.ts';
+import { decodeBytes } from './utf8.ts';
 
 /** Of all files together; token ids and their windows take a few times as much memory. */
 const maxTextBytes = 2 ** 28;
@@ -43,46 +43,11 @@ async function readFile(store: Store, key: string, path: string): Promise<string
 
 /** The text of one file.  @param path names it in errors and tells `.jsonl` from plain text  @throws InputError as above */
 export function textOf(bytes: Uint8Array, path: string): string {
-  const content = decode(bytes, path);
+  const content = decodeBytes(bytes, path);
   const text = path.endsWith('.jsonl') ? textOfLines(content, path) : content;
   if (text.trim() !== '') return text;
   const found = bytes.length === 0 ? 'is empty (0 bytes)' : `holds only white space (${bytes.length} bytes)`;
   throw new InputError('empty_text', `${path} ${found}. Give a file with text, in UTF-8.`, path);
-}
-
-function decode(bytes: Uint8Array, path: string): string {
-  const nul = bytes.indexOf(0);
-  if (nul >= 0) throw binary(bytes, path, `a NUL byte at offset ${nul}`);
-  try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(bytes);
-  } catch {
-    const lenient = new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
-    const offset = Buffer.byteLength(lenient.slice(0, lenient.indexOf('\uFFFD')));
-    const value = bytes[offset].toString(16).padStart(2, '0');
-    throw binary(bytes, path, `bytes at offset ${offset} (0x${value}...) that are not UTF-8`);
-  }
-}
-
-const signatures: readonly (readonly [string, readonly number[]])[] = [
-  ['UTF-16 text', [0xff, 0xfe]],
-  ['UTF-16 text', [0xfe, 0xff]],
-  ['gzip', [0x1f, 0x8b]],
-  ['Zstandard', [0x28, 0xb5, 0x2f, 0xfd]],
-  ['ZIP', [0x50, 0x4b, 0x03, 0x04]],
-  ['PDF', [0x25, 0x50, 0x44, 0x46]],
-  ['Parquet', [0x50, 0x41, 0x52, 0x31]],
-  ['PNG', [0x89, 0x50, 0x4e, 0x47]],
-  ['GGUF', [0x47, 0x47, 0x55, 0x46]],
-];
-
-function binary(bytes: Uint8Array, path: string, found: string): InputError {
-  const kind = signatures.find(([, start]) => start.every((byte, i) => bytes[i] === byte))?.[0];
-  const looksLike = kind === undefined ? '' : `, and begins like ${kind}`;
-  return new InputError(
-    'binary_text',
-    `${path} is not text: it has ${found}${looksLike}. Give plain text in UTF-8, or .jsonl with a "text" in each line.`,
-    path,
-  );
 }
 
 function textOfLines(content: string, path: string): string {
@@ -115,15 +80,6 @@ function tooLarge(prefix: string): InputError {
     `The files under ${prefix} have more than ${maxTextBytes} bytes. Calibration reads a few megabytes; give a part of them.`,
     prefix,
   );
-}
-
-/** The documents of a text without the white space around separators; a text without separator is one, left as it is. */
-export function splitDocuments(text: string): string[] {
-  if (!text.includes(documentSeparator)) return [text];
-  return text
-    .split(documentSeparator)
-    .map((document) => document.trim())
-    .filter((document) => document !== '');
 }
 
 /**

@@ -8,6 +8,8 @@ import type { AttentionInputs, AttentionShape, LossAttributes, SumOfProductsAttr
 import { fusedKernels } from './fused.ts';
 
 const maskedScore = -1e9;
+const geluCubic = 0.044715;
+const geluSlope = 2 * Math.sqrt(2 / Math.PI);
 
 /** Registers them for a backend; calling it again changes nothing. */
 export function registerComposedKernels(backendName: string): void {
@@ -36,6 +38,8 @@ const kernels: ReadonlyMap<string, Kernel> = new Map<string, Kernel>([
   [fusedKernels.attentionBackward, (inputs, attributes) => attentionBackward(inputs, attributes as AttentionShape)],
   [fusedKernels.swiGlu, ({ gate, up }) => tf.mul(tf.mul(gate, tf.sigmoid(gate)), up)],
   [fusedKernels.swiGluBackward, swiGluBackward],
+  [fusedKernels.geGlu, ({ gate, up }) => tf.mul(tf.mul(gate, geluSigmoid(gate)), up)],
+  [fusedKernels.geGluBackward, geGluBackward],
   [
     fusedKernels.crossEntropy,
     ({ logits, ids }, attributes) => {
@@ -85,17 +89,25 @@ function attention(inputs: AttentionInputs, shape: AttentionShape): Tensor[] {
   const keys: Tensor3D = tf.reshape(turnedKeys, [groups, width, headDim]);
   const values: Tensor3D = tf.reshape(splitHeads(inputs.values, shape, width, keyValueHeads), [groups, width, headDim]);
   const products = tf.mul(tf.matMul(queries, keys, false, true), 1 / Math.sqrt(headDim));
-  const scores = tf.add(tf.reshape(products, [groups * shared, length, width]), causalMask(length, width));
+  const scores = tf.add(tf.reshape(products, [groups * shared, length, width]), causalMask(shape));
   const probabilities: Tensor3D = tf.reshape(tf.softmax(scores), [groups, shared * length, width]);
   const attended = joinHeads(tf.matMul(probabilities, values), shape, length, heads);
   return [attended, queries, keys, values, probabilities];
 }
 
 /** [length, width]: 0 where a query may look, a large negative number elsewhere. */
-function causalMask(length: number, width: number): Tensor {
+function causalMask({ length, width, slidingWindow }: AttentionShape): Tensor {
   const queries = tf.reshape(tf.range(width - length, width), [length, 1]);
-  const ahead = tf.greater(tf.reshape(tf.range(0, width), [1, width]), queries);
-  return tf.mul(tf.cast(ahead, 'float32'), maskedScore);
+  const keys = tf.reshape(tf.range(0, width), [1, width]);
+  const ahead = tf.greater(keys, queries);
+  const hidden = hides(slidingWindow, width)
+    ? tf.logicalOr(ahead, tf.lessEqual(keys, tf.sub(queries, slidingWindow)))
+    : ahead;
+  return tf.mul(tf.cast(hidden, 'float32'), maskedScore);
+}
+
+function hides(slidingWindow: number | null, width: number): slidingWindow is number {
+  return slidingWindow !== null && slidingWindow < width;
 }
 
 function attentionBackward(inputs: Record<string, Tensor>, shape: AttentionShape): Tensor[] {
@@ -152,6 +164,20 @@ function swiGluBackward({ gate, up, dy }: Record<string, Tensor>): Tensor[] {
   const silu = tf.mul(gate, sigmoid);
   const slope = tf.add(sigmoid, tf.mul(silu, tf.sub(1, sigmoid)));
   return [tf.mul(tf.mul(dy, up), slope), tf.mul(dy, silu)];
+}
+
+/** gelu(x) = x s with s = sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3). */
+function geluSigmoid(x: Tensor): Tensor {
+  return tf.sigmoid(tf.mul(tf.mul(x, tf.add(tf.mul(tf.square(x), geluCubic), 1)), geluSlope));
+}
+
+/** Its slope is s + x s (1 - s) 2 u'. */
+function geGluBackward({ gate, up, dy }: Record<string, Tensor>): Tensor[] {
+  const sigmoid = geluSigmoid(gate);
+  const gelu = tf.mul(gate, sigmoid);
+  const inner = tf.mul(tf.add(tf.mul(tf.square(gate), 3 * geluCubic), 1), geluSlope);
+  const slope = tf.add(sigmoid, tf.mul(tf.mul(gelu, tf.sub(1, sigmoid)), inner));
+  return [tf.mul(tf.mul(dy, up), slope), tf.mul(dy, gelu)];
 }
 
 /** log-sum-exp comes from the softmax at the largest logit, so it neither overflows nor needs a second exponential. */

@@ -10,7 +10,7 @@
  */
 import { InputError } from '../errors.ts';
 import type { FloatDtype } from '../numeric/dtypes.ts';
-import { floatBytes, toFloat32 } from '../numeric/dtypes.ts';
+import { toFloat32 } from '../numeric/dtypes.ts';
 import type { Store } from '../storage/store.ts';
 import { describeJson, isJsonObject, messageOf } from './json.ts';
 

@@ -4,7 +4,7 @@ import type { DecoderConfig } from '../models/decoder-config.ts';
 /** Tokens run through a block at once; a larger batch is cut into several such parts. */
 export const tokensAtOnce = 2048;
 
-/** Of the blocks' inputs, which wait on the device for the backward pass. */
+/** Of the blocks' inputs, which wait in main memory for the backward pass. */
 const inputBytes = 1024 ** 3;
 
 /** Parts of this many tokens whose inputs of all blocks fit; at least one. */

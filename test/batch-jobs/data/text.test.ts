@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { encodeText, readText, splitDocuments } from '../../../batch-jobs/src/data/text.ts';
+import { encodeText, readText } from '../../../batch-jobs/src/data/text.ts';
+import { splitDocuments } from '../../../batch-jobs/src/data/separator.ts';
 import type { Tokenizer } from '../../../batch-jobs/src/formats/tokenizer.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
 

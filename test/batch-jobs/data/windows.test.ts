@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { createSampler, packWindows } from '../../../batch-jobs/src/data/windows.ts';
+import { createSampler, evaluationSegments, packWindows } from '../../../batch-jobs/src/data/windows.ts';
 
 const ids = (length: number): Int32Array => Int32Array.from({ length }, (_, i) => i + 10);
 
@@ -29,6 +29,33 @@ describe('packWindows', () => {
       }),
     );
     expect(() => packWindows(new Int32Array(0), 8, null)).toThrow('0 tokens');
+  });
+});
+
+describe('evaluationSegments', () => {
+  it('has one BOS at the start, as the published protocol', () => {
+    expect(evaluationSegments(ids(8), 4, 1, false).map((segment) => [...segment])).toEqual([
+      [1, 10, 11, 12],
+      [13, 14, 15, 16],
+    ]);
+  });
+
+  it('begins every segment with BOS where the model needs it, in place of one token each', () => {
+    const expected = [
+      [1, 10, 11, 12],
+      [1, 13, 14, 15],
+    ];
+    expect(evaluationSegments(ids(8), 4, 1, true).map((segment) => [...segment])).toEqual(expected);
+    const begun = Int32Array.of(1, ...ids(8));
+    expect(evaluationSegments(begun, 4, 1, true).map((segment) => [...segment])).toEqual(expected);
+  });
+
+  it('has none where the tokenizer has none', () => {
+    expect(evaluationSegments(ids(4), 4, null, true).map((segment) => [...segment])).toEqual([[10, 11, 12, 13]]);
+  });
+
+  it('refuses a text that is too short for one', () => {
+    expect(() => evaluationSegments(ids(2), 4, 1, true)).toThrow('2 tokens; one window needs 3');
   });
 });
 

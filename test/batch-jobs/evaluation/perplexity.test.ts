@@ -73,6 +73,7 @@ describe('the perplexity of the shipped model', () => {
         shapes: original.shapes,
         weights: weightsInFiles(new FolderStore(modelFolder), original.folder),
         cherries: new Map(),
+        columnScales: new Map(),
         isQuantized: isLinear,
       };
       const store = await temporaryStore({

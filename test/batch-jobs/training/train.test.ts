@@ -6,18 +6,21 @@ import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
 import type { Cherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { noCherries, topPerRow } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
-import { loadCheckpoint, saveCheckpoint } from '../../../batch-jobs/src/training/checkpoints.ts';
-import { clippingScale, createMoments } from '../../../batch-jobs/src/training/adamw.ts';
+import { openCheckpoint, saveCheckpoint } from '../../../batch-jobs/src/training/checkpoints.ts';
+import { HostWeights } from '../../../batch-jobs/src/training/host-weights.ts';
+import { clippingScale } from '../../../batch-jobs/src/training/adamw.ts';
 import { learningRateAt } from '../../../batch-jobs/src/training/schedule.ts';
-import type { TrainOptions, TrainState } from '../../../batch-jobs/src/training/train.ts';
+import type { TrainOptions, TrainState, TrainStateOptions } from '../../../batch-jobs/src/training/train.ts';
 import { Trainer, createTrainState } from '../../../batch-jobs/src/training/train.ts';
-import { plainAdamW, plainFakeQuant, plainNorm } from '../../support/plain.ts';
-import { temporaryStore } from '../../support/temporary-store.ts';
+import { plainAdamW, plainFakeQuant, plainMoments, plainNorm } from '../../support/plain.ts';
+import { testEngine } from '../../support/engine.ts';
+import { temporaryFolder, temporaryStore } from '../../support/temporary-store.ts';
 import { tinyConfig, tinyWeights } from '../../support/tiny-model.ts';
+import { gridFor } from '../../support/grid.ts';
 
 const config = parseModelConfig(tinyConfig);
 const shapes = tensorShapes(config);
-const grid = { bits: 3, groupSize: 16 };
+const grid = gridFor(3, 16);
 
 function cherriesOf(weights: ReadonlyMap<string, Float32Array>): Map<string, Cherries> {
   const columns = (name: string): number => (shapes.get(name) as number[])[1];
@@ -34,7 +37,7 @@ const windows = Array.from({ length: 12 }, () =>
 function options(changes: Partial<TrainOptions> = {}): TrainOptions {
   return {
     config,
-    quantizer: { grid, cherries: cherriesOf(tinyWeights()) },
+    quantizer: { grid, cherries: cherriesOf(tinyWeights()), columnScales: new Map() },
     teacher: null,
     schedule: { peak: 5e-3, totalSteps: 10, warmupFraction: 0.1, floor: 0.25 },
     adamW: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.01 },
@@ -49,25 +52,51 @@ async function advance(trainer: Trainer, steps: number): Promise<TrainState> {
   for (let i = 0; i < steps; i++) await trainer.advance();
   return trainer.state;
 }
-const trained = (steps: number, changes?: Partial<TrainOptions>): Promise<TrainState> =>
-  advance(new Trainer(options(changes), createTrainState(tinyWeights())), steps);
+const trained = async (
+  steps: number,
+  changes?: Partial<TrainOptions>,
+  stateOptions?: TrainStateOptions,
+): Promise<TrainState> =>
+  advance(new Trainer(options(changes), await createTrainState(tinyWeights(), stateOptions)), steps);
+
+/** What can be compared of a state. */
+const contentOf = ({ latent, moments, records }: TrainState) => structuredClone({ latent, moments, records });
 
 beforeAll(async () => {
-  await openEngine('wasm');
+  await openEngine(testEngine);
 });
 
 describe('Trainer', () => {
   it('ends in the same bytes in two runs', async () => {
-    expect(await trained(4)).toEqual(await trained(4));
+    expect(contentOf(await trained(4))).toEqual(contentOf(await trained(4)));
   });
+
+  const identity = { job: 'this one' };
 
   it.each([1, 3])('goes on from a checkpoint at step %i to the bytes of an undisturbed run', async (step) => {
     const store = await temporaryStore();
-    await saveCheckpoint(store, 'checkpoints/', 'this job', 1, await trained(step));
-    const resumed = await loadCheckpoint(store, 'checkpoints/', 'this job', (message) => expect.fail(message));
-    expect(resumed?.records).toHaveLength(step);
-    const state = await advance(new Trainer(options(), resumed as TrainState), 5 - step);
-    expect(state).toEqual(await trained(5));
+    await saveCheckpoint(store, 'checkpoints/', identity, 1, await trained(step));
+    const checkpoint = await openCheckpoint(store, 'checkpoints/', identity, 'auto', (message) => expect.fail(message));
+    expect(checkpoint?.step).toBe(step);
+    const resumed = await createTrainState(tinyWeights());
+    await checkpoint?.restore(resumed);
+    const state = await advance(new Trainer(options(), resumed), 5 - step);
+    expect(contentOf(state)).toEqual(contentOf(await trained(5)));
+  });
+
+  it.each(['float32', 'bfloat16'] as const)('takes the same steps with moments of %s in a file', async (dtype) => {
+    const inMemory = await trained(4, {}, { moments: { dtype, folder: null } });
+    const inFile = await trained(4, {}, { moments: { dtype, folder: temporaryFolder() } });
+    expect(inFile.records).toEqual(inMemory.records);
+    expect(inFile.latent).toEqual(inMemory.latent);
+    await inFile.close();
+  });
+
+  it('with moments in bfloat16 stays near the steps with float32, and is not the same', async () => {
+    const wide = await trained(8);
+    const narrow = await trained(8, {}, { moments: { dtype: 'bfloat16', folder: null } });
+    expect(narrow.records[7].loss).not.toBe(wide.records[7].loss);
+    expect(Math.abs(narrow.records[7].loss / wide.records[7].loss - 1)).toBeLessThan(0.01);
   });
 
   it('takes the step of AdamW on the gradient at the quantized weights, the quantizer as the identity', async () => {
@@ -89,14 +118,14 @@ describe('Trainer', () => {
     const norm = plainNorm([...gradients.values()]);
     const learningRate = learningRateAt(0, schedule);
 
-    const trainer = new Trainer(options(), createTrainState(tinyWeights()));
+    const trainer = new Trainer(options(), await createTrainState(tinyWeights()));
     const { gradientNorm, ...record } = await trainer.advance();
     expect(record).toEqual({ step: 1, loss: loss / 30, learningRate });
     expect(gradientNorm / norm).toBeCloseTo(1, 12);
     const scale = clippingScale(gradientNorm, 1);
     for (const [name, weight] of weights) {
       const gradient = gradients.get(name) as Float32Array;
-      plainAdamW(weight, gradient, createMoments(weight.length), adamW, learningRate, scale, 1);
+      plainAdamW(weight, gradient, plainMoments(weight.length), adamW, learningRate, scale, 1);
       expect(trainer.state.latent.get(name), name).toEqual(weight);
     }
   });
@@ -135,12 +164,56 @@ describe('Trainer', () => {
     expect(together.records[0].loss).toBeCloseTo((alone[0].records[0].loss + alone[1].records[0].loss) / 2, 5);
   });
 
+  it.each([
+    ['embeddings', ['model.embed_tokens.weight']],
+    ['norms', ['norm.weight']],
+    ['linears', ['_proj.weight']],
+  ] as const)(
+    'of %s alone changes only them, keeps moments of them alone, and still quantizes',
+    async (kind, endings) => {
+      const state = await trained(2, {}, { trainedParameters: [kind] });
+      const isTrained = (name: string): boolean => endings.some((ending) => name.endsWith(ending));
+      const start = tinyWeights();
+      for (const [name, weight] of state.latent) {
+        if (isTrained(name)) expect(weight, name).not.toEqual(start.get(name));
+        else expect(weight, name).toEqual(start.get(name));
+      }
+      expect([...state.moments.keys()]).toEqual([...start.keys()].filter(isTrained));
+      const [first] = (await trained(1)).records;
+      expect(state.records[0].loss).toBe(first.loss);
+      expect(state.records[0].gradientNorm).toBeLessThan(first.gradientNorm);
+    },
+  );
+
+  it('takes the same steps whether quantized blocks are kept or made whenever they are read', async () => {
+    const weights = tinyWeights();
+    const { quantizer } = options();
+    const kept = new HostWeights(config, weights, quantizer);
+    const made = new HostWeights(config, weights, quantizer, 0);
+    const linears = [...weights.keys()].filter(isLinear);
+    const oneBlock = linears.filter((name) => name.startsWith('model.layers.0.'));
+    const arrays = new Set<Float32Array>();
+    for (const name of [...linears, ...linears.slice().reverse()]) {
+      const cherries = quantizer?.cherries.get(name) ?? noCherries;
+      const expected = plainFakeQuant(
+        weights.get(name) as Float32Array,
+        (shapes.get(name) as number[])[1],
+        grid,
+        cherries,
+      );
+      expect(await kept.read(name), name).toEqual(expected);
+      expect(await made.read(name), name).toEqual(expected);
+      arrays.add(await made.read(name));
+    }
+    expect(arrays.size).toBe(oneBlock.length);
+  });
+
   it('that diverges names the step and the tensor, and leaves the state as it was', async () => {
-    const trainer = new Trainer(options(), createTrainState(tinyWeights()));
+    const trainer = new Trainer(options(), await createTrainState(tinyWeights()));
     await advance(trainer, 2);
     (trainer.state.latent.get('model.norm.weight') as Float32Array)[0] = NaN;
-    const before = structuredClone(trainer.state);
+    const before = contentOf(trainer.state);
     await expect(trainer.advance()).rejects.toThrow(/diverged at step 3.*first in model\..*learningRate than 0\.005/s);
-    expect(trainer.state).toEqual(before);
+    expect(contentOf(trainer.state)).toEqual(before);
   });
 });

@@ -1,0 +1,72 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
+import { addGradients, handOnGradients, uploadBlock } from '../../../batch-jobs/src/models/block-weights.ts';
+import { linearTensorNames, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
+import { parseModelConfig, supportedArchitectures } from '../../../batch-jobs/src/models/registry.ts';
+import { testEngine } from '../../support/engine.ts';
+import { tinyConfig, tinyWeights } from '../../support/tiny-model.ts';
+
+const open = (architecture: string) => {
+  const json = { ...tinyConfig, architectures: [architecture], head_dim: 8 };
+  const [config, weights] = [parseModelConfig(json), tinyWeights(json)];
+  return { config, weights, source: { read: (name: string) => weights.get(name) as Float32Array } };
+};
+
+beforeAll(async () => {
+  await openEngine(testEngine);
+});
+
+describe("a block's weights on the device", () => {
+  it.each(supportedArchitectures)('come back from %s as they were, norms less the offset', async (architecture) => {
+    const { config, weights, source } = open(architecture);
+    const before = tf.memory().numTensors;
+    const uploaded = await uploadBlock(config, 1, source);
+    const back = new Map<string, Float32Array>();
+    handOnGradients(config, 1, uploaded, 'sum', (name, values) => back.set(name, values));
+    tf.dispose(Object.values(uploaded));
+    expect(tf.memory().numTensors).toBe(before);
+
+    const inBlock = [...tensorShapes(config).keys()].filter((name) => name.startsWith('model.layers.1.'));
+    expect([...back.keys()]).toEqual(inBlock);
+    for (const [name, values] of back) {
+      const offset = name.endsWith('norm.weight') ? config.normOffset : 0;
+      expect([...values], name).toEqual([...(weights.get(name) as Float32Array).map((value) => value + offset)]);
+    }
+  });
+
+  it('hold the rows of a fused tensor in the order queries, keys, values', async () => {
+    const { config, weights, source } = open('Phi3ForCausalLM');
+    const uploaded = await uploadBlock(config, 0, source);
+    const fused = weights.get('model.layers.0.self_attn.qkv_proj.weight') as Float32Array;
+    const [queries, keys, values] = (['q', 'k', 'v'] as const).map((role) => uploaded[`self_attn.${role}_proj.weight`]);
+    expect([queries.shape, keys.shape, values.shape]).toEqual([
+      [32, 32],
+      [16, 32],
+      [16, 32],
+    ]);
+    expect([...keys.dataSync()]).toEqual([...fused.subarray(32 * 32, 48 * 32)]);
+    tf.dispose(Object.values(uploaded));
+  });
+});
+
+describe("a block's gradients", () => {
+  it.each(supportedArchitectures)('are handed on for the matrices of %s alone when they are squares', async (name) => {
+    const { config, source } = open(name);
+    const uploaded = await uploadBlock(config, 0, source);
+    const names: string[] = [];
+    handOnGradients(config, 0, uploaded, 'sumOfSquares', (handedOn) => names.push(handedOn));
+    tf.dispose(Object.values(uploaded));
+    expect(names).toEqual(linearTensorNames(config, 0));
+  });
+
+  it('are added for every weight that the block has', async () => {
+    const { config, source } = open('Qwen2ForCausalLM');
+    const uploaded = await uploadBlock(config, 0, source);
+    const doubled = tf.tidy(() => addGradients(uploaded, uploaded));
+    expect(Object.keys(doubled)).toEqual(Object.keys(uploaded));
+    const bias = 'self_attn.k_proj.bias';
+    expect([...(doubled[bias]?.dataSync() ?? [])]).toEqual([...(uploaded[bias]?.dataSync().map((x) => 2 * x) ?? [0])]);
+    tf.dispose([Object.values(uploaded), Object.values(doubled)]);
+  });
+});
