@@ -43,12 +43,7 @@ export async function analyzeJob(options: RunOptions): Promise<void> {
   ];
   const drawn: { name: string; draws: Int32Array[][]; sha256: string }[] = [];
   for (const { name, prefix, param } of texts) {
-    const { windows, sha256 } = await windowsOf(
-      store,
-      model,
-      { prefix, param, use: `calibration text "${name}"` },
-      training,
-    );
+    const { windows, sha256 } = await windowsOf(options, model, { prefix, param, use: `calibration text "${name}"` });
     const wanted = { draws: analysis.draws, samples: training.impactSamples, seed: training.seed };
     drawn.push({ name, draws: drawWindows(windows, wanted), sha256 });
   }
@@ -69,14 +64,15 @@ export async function analyzeJob(options: RunOptions): Promise<void> {
   progress.start('impact');
   const sets: CalibrationSet[] = [];
   let done = 0;
-  for (const set of drawn) {
+  for (const [index, set] of drawn.entries()) {
     const artifacts: ImpactArtifact[] = [];
-    for (const windows of set.draws) {
+    for (const [draw, windows] of set.draws.entries()) {
       const before = done;
       const { artifact, source } = await impactOf({
         store,
         tenantPrefix: job.tenantPrefix,
-        checkpointPrefix: `${job.prefix}checkpoints/`,
+        checkpointPrefix: `${job.prefix}checkpoints/${index}-${draw}/`,
+        resume: training.resume,
         attempt: job.attempt,
         version,
         engine: engine.name,

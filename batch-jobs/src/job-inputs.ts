@@ -1,15 +1,21 @@
 /** What a job is given, opened and checked: the model, and texts as windows to learn from and segments to measure on. */
-import { createHash } from 'node:crypto';
-import type { JobSpec, Training } from 'cherryq/contract';
-import { encodeText, readText } from './data/text.ts';
-import { packWindows } from './data/windows.ts';
+import type { JobSpec } from 'cherryq/contract';
+import type { Dataset, TextModel } from './data/dataset.ts';
+import { readDataset, readTokens } from './data/dataset.ts';
+import { evaluationSegments } from './data/windows.ts';
 import { InputError } from './errors.ts';
+import { openChatTemplate } from './formats/chat-template.ts';
+import type { JobFolder } from './job-folder.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { openModel } from './model-weights.ts';
+import { Reporter } from './progress.ts';
+import type { RunOptions } from './run-options.ts';
 import type { Store } from './storage/store.ts';
 
 /** Segments that perplexity is measured on are at most this long, as published. */
 const longestSegment = 2048;
+/** Reading a text says nothing for so long. */
+const quietMs = 3000;
 
 /** The job's model, which must not be compressed already.  @throws InputError as `openModel`, and `already_quantized` */
 export async function openOriginal(store: Store, spec: JobSpec): Promise<OpenedModel> {
@@ -29,21 +35,13 @@ export interface TextSource {
   readonly param: string;
 }
 
-export interface Windows {
-  /** Token ids, all of `training.sequenceLength`. */
-  readonly windows: Int32Array[];
-  /** Over the ids of all windows, in order, as little-endian int32. */
-  readonly sha256: string;
-}
-
 /** @throws InputError when there is no text, or it cannot be cut into windows that the model takes */
 export async function windowsOf(
-  store: Store,
+  { store, job }: RunOptions,
   model: OpenedModel,
   { prefix, use, param }: TextSource,
-  training: Training,
-): Promise<Windows> {
-  const { sequenceLength } = training;
+): Promise<Dataset> {
+  const { sequenceLength, windows } = job.spec.training;
   if (prefix === null) {
     throw new InputError('missing_calibration', `The job learns from text, but has no ${param}.`, param);
   }
@@ -54,32 +52,64 @@ export async function windowsOf(
       'training.sequenceLength',
     );
   }
-  const ids = encodeText(await jobText(store, prefix, use), model.tokenizer);
-  const windows = packWindows(ids, sequenceLength, model.tokenizer.bosTokenId);
-  const hash = createHash('sha256');
-  for (const window of windows) hash.update(new Uint8Array(window.buffer, window.byteOffset, window.byteLength));
-  return { windows, sha256: hash.digest('hex') };
+  const loading = new LoadingProgress(job);
+  const text = { tokenizer: model.tokenizer, template: await openChatTemplate(store, model.folder.prefix) };
+  return named(use, () =>
+    readDataset(store, prefix, {
+      ...text,
+      windows,
+      sequenceLength,
+      firstToken: model.config.bosPerSegment ? model.tokenizer.bosTokenId : null,
+      onProgress: ({ fraction }) => loading.at(fraction),
+    }),
+  );
+}
+
+/** Segments of the evaluation text, all of one length; none when the job has no such text. */
+export async function evaluationSegmentsOf(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
+  const { evaluation, evaluationPrefix } = spec;
+  if (!evaluation || evaluationPrefix === null) return [];
+  const text = { tokenizer: model.tokenizer, template: await openChatTemplate(store, model.folder.prefix) };
+  return named('evaluation text', () => segmentsOf(store, evaluationPrefix, model, text, evaluation.maxTokens));
+}
+
+/**
+ * A text as the perplexity protocol cuts it: one BOS at the start, or at each segment where the family wants it, whole
+ * segments, the rest left out.  @param prefix of the text's files, or the key of one
+ */
+export async function segmentsOf(
+  store: Store,
+  prefix: string,
+  model: OpenedModel,
+  text: TextModel,
+  maxTokens: number | undefined,
+): Promise<Int32Array[]> {
+  const { ids } = await readTokens(store, prefix, { ...text, maxTokens });
+  const longest = Math.min(longestSegment, model.config.maxPositionEmbeddings);
+  const length = Math.min(longest, Math.max(2, ids.length));
+  return evaluationSegments(ids, length, model.tokenizer.bosTokenId, model.config.bosPerSegment);
 }
 
 /** The texts of a job may have the same file names, so an error says which of them it is about. */
-async function jobText(store: Store, prefix: string, use: string): Promise<string> {
+async function named<Result>(use: string, read: () => Promise<Result>): Promise<Result> {
   try {
-    return await readText(store, prefix);
+    return await read();
   } catch (error) {
     if (!(error instanceof InputError)) throw error;
     throw new InputError(error.code, `The ${use}: ${error.message}`, error.param, { cause: error });
   }
 }
 
-/** Segments of the evaluation text, all of one length; none when the job has no such text. */
-export async function evaluationSegments(store: Store, spec: JobSpec, model: OpenedModel): Promise<Int32Array[]> {
-  if (!spec.evaluation || spec.evaluationPrefix === null) return [];
-  return textSegments(model, await jobText(store, spec.evaluationPrefix, 'evaluation text'), spec.evaluation.maxTokens);
-}
+/** Says how far the reading of a text is, once that takes long enough for somebody to wonder. */
+class LoadingProgress {
+  private readonly startedAt = performance.now();
+  private readonly reporter: Reporter;
 
-/** The text as the perplexity protocol cuts it: one BOS at the start, whole segments, the rest left out. */
-export function textSegments(model: OpenedModel, text: string, maxTokens: number | undefined): Int32Array[] {
-  const ids = encodeText(text, model.tokenizer).subarray(0, maxTokens);
-  const longest = Math.min(longestSegment, model.config.maxPositionEmbeddings);
-  return packWindows(ids, Math.min(longest, Math.max(2, ids.length)), model.tokenizer.bosTokenId);
+  constructor(job: JobFolder) {
+    this.reporter = new Reporter(job, [{ phase: 'load', units: 100, unitCost: 1, unitTokens: 0 }]);
+  }
+
+  at(fraction: number): void {
+    if (performance.now() - this.startedAt > quietMs) this.reporter.at('load', 100 * fraction);
+  }
 }

@@ -2,6 +2,7 @@
  * Entry of the trainer's process: the only file that touches `process`. The queue starts it with the store and the job in
  * the environment and acts on its exit code (contract/state.ts, `exitCodes`).
  */
+import { tmpdir } from 'node:os';
 import { exitCodes } from 'cherryq/contract';
 import { InputError, InterruptedError, TransientError } from './errors.ts';
 import { JobFolder } from './job-folder.ts';
@@ -33,6 +34,7 @@ async function main(): Promise<number> {
       store,
       job,
       forcedEngine: process.env.CHERRYQ_ENGINE,
+      scratchFolder: process.env.CHERRYQ_SCRATCH || tmpdir(),
       checkpointGapMs: checkpointGapMs(process.env.CHERRYQ_CHECKPOINT_SECONDS),
       stopRequested: () => stopRequested,
     });

@@ -1,58 +1,53 @@
 /**
  * One job from its spec to its artifacts, top to bottom; read this first.
  *
- *   claim -> load -> [impact -> cherries] -> [train] -> export -> read back and evaluate -> report -> manifest -> succeeded
+ *   claim -> load -> [impact -> cherries -> column scales] -> [train] -> export -> read back and evaluate -> report -> manifest -> succeeded
  *
  * Each step is a pure function of the spec and the files before it, so a crash anywhere is mended by running the job again:
  * training goes on from its newest checkpoint, the rest is done over, and the bytes come out the same.
  */
 import { artifactFormats } from 'cherryq/contract';
 import type { JobResult, JobSpec, Manifest, Measurement, Scheme } from 'cherryq/contract';
-import { exporters } from './exporters/registry.ts';
+import { isCherry } from './analysis.ts';
+import { analyzeJob } from './analyze-job.ts';
+import { columnScalesOf, scalesOf } from './column-scales.ts';
+import { createSampler } from './data/windows.ts';
+import { openEngine } from './engine/engine.ts';
 import type { CompressedModel } from './exporters/exporter.ts';
 import { gridOf, nativeConfig } from './exporters/native.ts';
+import { exporters } from './exporters/registry.ts';
 import type { StoredRows } from './exporters/relative-errors.ts';
 import { relativeErrors } from './exporters/relative-errors.ts';
 import { renderReport } from './exporters/report.ts';
 import type { ReportData } from './exporters/report.ts';
-import { createSampler } from './data/windows.ts';
-import { openEngine } from './engine/engine.ts';
+import type { ImpactArtifact } from './impact-artifact.ts';
+import { impactOf } from './impact.ts';
 import type { JobFolder } from './job-folder.ts';
-import { evaluationSegments, openOriginal, windowsOf } from './job-inputs.ts';
+import { evaluationSegmentsOf, openOriginal, windowsOf } from './job-inputs.ts';
 import type { Measured } from './measure.ts';
 import { measurer } from './measure.ts';
 import { methods } from './methods/registry.ts';
 import { blockPrefix, isLinear } from './models/decoder-config.ts';
-import type { WeightSource } from './models/decoder.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { checkGroupSize, openModel, readAllWeights, weightsInFiles, weightsInMemory } from './model-weights.ts';
-import type { PhasePlan } from './progress.ts';
-import { Reporter } from './progress.ts';
-import { sharedCopy } from './numeric/pool.ts';
 import type { Cherries } from './numeric/quantizer.ts';
 import { noCherries } from './numeric/quantizer.ts';
+import type { PhasePlan } from './progress.ts';
+import { Reporter } from './progress.ts';
+import type { RunOptions } from './run-options.ts';
+import { shouldStop } from './run-options.ts';
+import { needsImpact, selectCherries } from './selection.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
 import type { Store } from './storage/store.ts';
-import { openCheckpoint, saveCheckpoint } from './training/checkpoints.ts';
-import type { Identity } from './training/resume.ts';
+import { trainModel, trainSteps } from './train-model.ts';
+import { openCheckpoint } from './training/checkpoints.ts';
 import { trainingIdentity } from './training/resume.ts';
-import { publishedFloor } from './training/schedule.ts';
-import type { StepRecord, TrainState } from './training/train.ts';
-import { Trainer, createTrainState } from './training/train.ts';
-import { isCherry } from './analysis.ts';
-import { analyzeJob } from './analyze-job.ts';
-import { impactOf } from './impact.ts';
-import type { ImpactArtifact } from './impact-artifact.ts';
-import { needsImpact, selectCherries } from './selection.ts';
+import type { StepRecord } from './training/train.ts';
 import { version } from './version.ts';
-import type { RunOptions } from './run-options.ts';
-import { shouldStop, stopped } from './run-options.ts';
 import { FileWriter, jsonBytes, writeModel } from './write-model.ts';
 
 /** Weights of a matrix that the report shows. */
 const shownSamples = 1024;
-/** A checkpoint is saved when this much time has passed, or 20 times what the last one took. */
-const defaultCheckpointGapMs = 3000;
 
 /** @throws InputError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
 export async function runJob(options: RunOptions): Promise<void> {
@@ -68,9 +63,8 @@ export async function runJob(options: RunOptions): Promise<void> {
   // Rounding alone goes through the weights part by part; it refuses what it finds wrong before anything is to be seen.
   const weights = method.trains ? await readAllWeights(model) : null;
   const text = { prefix: spec.calibrationPrefix, use: 'calibration text', param: 'calibrationDatasetId' };
-  const calibrationSet = method.trains ? await windowsOf(store, model, text, spec.training) : null;
-  const calibration = calibrationSet?.windows ?? [];
-  const evaluation = await evaluationSegments(store, spec, model);
+  const calibration = method.trains ? await windowsOf(options, model, text) : null;
+  const evaluation = await evaluationSegmentsOf(store, spec, model);
   const fingerprints = {
     model: await folderFingerprint(store, spec.modelPrefix),
     calibration: spec.calibrationPrefix === null ? null : await folderFingerprint(store, spec.calibrationPrefix),
@@ -80,75 +74,98 @@ export async function runJob(options: RunOptions): Promise<void> {
     version,
     engine: engine.name,
     model: fingerprints.model,
-    calibrationWindows: calibrationSet?.sha256 ?? 'none',
+    calibrationWindows: calibration?.sha256 ?? 'none',
     scheme: spec.scheme,
     training: spec.training,
   });
-  const steps = method.trains
-    ? Math.ceil(spec.training.tokens / (spec.training.batchSize * spec.training.sequenceLength))
-    : 0;
-  const impactWindows = method.keepsCherries ? Math.min(spec.training.impactSamples, calibration.length) : 0;
-  const progress = new Reporter(job, planOf(spec, steps, impactWindows, evaluation));
+  const measuresImpact = method.keepsCherries && needsImpact(spec.scheme);
+  const impactWindows = measuresImpact ? Math.min(spec.training.impactSamples, calibration?.windows.length ?? 0) : 0;
+  const progress = new Reporter(job, planOf(spec, model, impactWindows, evaluation));
 
   const checkpoints = `${job.prefix}checkpoints/`;
   const warn = (message: string): void => job.emit({ type: 'log', level: 'warning', message });
-  const resumed = method.trains ? await openCheckpoint(store, checkpoints, identity, spec.training.resume, warn) : null;
+  const checkpoint = method.trains
+    ? await openCheckpoint(store, checkpoints, identity, spec.training.resume, warn)
+    : null;
   job.emit({
     type: 'job.started',
     attempt: job.attempt,
     engine: engine.name,
     engineReason: engine.reason,
-    resumedFromStep: resumed?.step ?? null,
+    resumedFromStep: checkpoint?.step ?? null,
   });
 
-  // 2. Impact and cherries: chosen once, before training.
+  // 2. Impact, cherries and column scales: chosen once, before training.
   let impact: ImpactArtifact | null = null;
   let cherries: ReadonlyMap<string, Cherries> = new Map();
-  if (method.keepsCherries && weights !== null) {
-    const originals = { read: (name: string) => weights.get(name) as Float32Array };
-    if (needsImpact(spec.scheme)) {
+  let columnScales: ReadonlyMap<string, Float32Array> = new Map();
+  if (calibration !== null && weights !== null) {
+    const { windows } = calibration;
+    const sampler = createSampler({ count: windows.length, seed: spec.training.seed });
+    const drawn = (count: number): Int32Array[] => Array.from({ length: count }, (_, index) => windows[sampler(index)]);
+    const common = {
+      store,
+      checkpointPrefix: checkpoints,
+      attempt: job.attempt,
+      config: model.config,
+      weights: { read: (name: string) => weights.get(name) as Float32Array },
+      warn,
+      stopRequested: () => shouldStop(options),
+      assertCurrent: () => job.assertCurrent(),
+      checkpointGapMs: options.checkpointGapMs,
+      resume: spec.training.resume,
+    };
+    if (measuresImpact) {
       progress.start('impact');
-      const sampler = createSampler({ count: calibration.length, seed: spec.training.seed });
       const { artifact, source } = await impactOf({
-        store,
+        ...common,
         tenantPrefix: job.tenantPrefix,
-        checkpointPrefix: checkpoints,
-        attempt: job.attempt,
         version,
         engine: engine.name,
         modelFingerprint: fingerprints.model,
-        windows: Array.from({ length: impactWindows }, (_, index) => calibration[sampler(index)]),
-        config: model.config,
-        weights: originals,
+        windows: drawn(impactWindows),
         cherryFraction: spec.scheme.cherryFraction,
-        warn,
         onWindows: (done) => progress.at('impact', done),
-        stopRequested: () => shouldStop(options),
-        assertCurrent: () => job.assertCurrent(),
-        checkpointGapMs: options.checkpointGapMs,
       });
       impact = artifact;
       progress.at('impact', impactWindows);
       job.emit({ type: 'impact.ready', source, windows: artifact.windows, sha256: artifact.sha256 });
     }
-    cherries = await selectCherries(impact, originals, model.shapes, spec.scheme);
+    if (method.keepsCherries) cherries = await selectCherries(impact, common.weights, model.shapes, spec.scheme);
+    if (spec.scheme.columnScales === 'searched') {
+      progress.start('scales');
+      const choices = await columnScalesOf({
+        ...common,
+        grid: gridOf(nativeConfig(spec.scheme, method.keepsCherries)),
+        cherries,
+        windows: drawn(Math.min(windows.length, spec.training.impactSamples)),
+        identity,
+        onBlock: (done) => progress.at('scales', done),
+      });
+      columnScales = scalesOf(choices);
+    }
   }
 
-  // 3. Train: the latent weights through the quantizer, end to end.
+  // 3. Train: the latent weights through the quantizer.
   let records: readonly StepRecord[] = [];
   let trained = weights === null ? weightsInFiles(store, model.folder) : weightsInMemory(weights);
-  if (method.trains && weights !== null) {
+  if (calibration !== null && weights !== null) {
     progress.start('train');
-    const distills = spec.training.loss === 'distillation';
-    // Training changes its arrays in place, and a teacher must stay as it is.
-    const state = await createTrainState(
-      distills ? new Map([...weights].map(([name, values]) => [name, sharedCopy(values)])) : weights,
-    );
-    await resumed?.restore(state);
-    const teacher = distills ? { read: (name: string) => weights.get(name) as Float32Array } : null;
-    await train(options, model, calibration, cherries, state, teacher, steps, identity, progress);
-    records = state.records;
-    trained = weightsInMemory(state.latent);
+    const grid = gridOf(nativeConfig(spec.scheme, method.keepsCherries));
+    const quantizer = { grid, cherries, columnScales };
+    const { windows } = calibration;
+    const result = await trainModel({
+      run: options,
+      model,
+      weights,
+      windows,
+      quantizer,
+      checkpoint,
+      identity,
+      progress,
+    });
+    records = result.records;
+    trained = weightsInMemory(result.latent);
   }
 
   // 4. Export: each format whole, then read back from where it was written.
@@ -160,7 +177,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     shapes: model.shapes,
     weights: trained,
     cherries,
-    columnScales: new Map(),
+    columnScales,
     isQuantized: isLinear,
   };
   const artifacts = `${job.prefix}artifacts/`;
@@ -224,7 +241,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     modelName: spec.modelName,
     modelFingerprint: fingerprints.model,
     calibrationFingerprint: fingerprints.calibration,
-    calibrationWindowsSha256: calibrationSet?.sha256 ?? null,
+    calibrationWindowsSha256: calibration?.sha256 ?? null,
     impactSha256: impact?.sha256 ?? null,
     evaluationFingerprint: fingerprints.evaluation,
     scheme: spec.scheme,
@@ -271,57 +288,6 @@ async function impactSamples(
     shown.push({ matrix, samples });
   }
   return shown;
-}
-
-/** Runs the remaining steps, with a checkpoint now and then and one at a stop. */
-async function train(
-  options: RunOptions,
-  model: OpenedModel,
-  calibration: readonly Int32Array[],
-  cherries: ReadonlyMap<string, Cherries>,
-  state: TrainState,
-  teacher: WeightSource | null,
-  steps: number,
-  identity: Identity,
-  progress: Reporter,
-): Promise<void> {
-  const { store, job } = options;
-  const { scheme, training } = job.spec;
-  const sampler = createSampler({ count: calibration.length, seed: training.seed });
-  const floor = training.finalLearningRateFraction ?? publishedFloor(scheme.bits);
-  const trainer = new Trainer(
-    {
-      config: model.config,
-      quantizer: { grid: gridOf(nativeConfig(scheme, cherries.size > 0)), cherries, columnScales: new Map() },
-      teacher,
-      schedule: { peak: training.learningRate, totalSteps: steps, warmupFraction: training.warmupFraction, floor },
-      adamW: training,
-      maxGradNorm: training.maxGradNorm,
-      batchSize: training.batchSize,
-      windowAt: (index) => calibration[sampler(index)],
-    },
-    state,
-  );
-  const save = async (): Promise<number> => {
-    const started = performance.now();
-    await job.assertCurrent();
-    await saveCheckpoint(store, `${job.prefix}checkpoints/`, identity, job.attempt, state);
-    job.emit({ type: 'checkpoint', step: trainer.step });
-    return performance.now() - started;
-  };
-  let saveMs = 0;
-  let savedAt = performance.now();
-  while (trainer.step < steps) {
-    const record = await trainer.advance();
-    progress.at('train', record.step, record.loss);
-    const stopping = await shouldStop(options);
-    const gapMs = options.checkpointGapMs ?? Math.max(defaultCheckpointGapMs, 20 * saveMs);
-    if (stopping || record.step === steps || performance.now() - savedAt > gapMs) {
-      saveMs = await save();
-      savedAt = performance.now();
-    }
-    if (stopping) throw stopped();
-  }
 }
 
 /** Plain rounding with the job's bits and groups, written to scratch as any result is, so that it is measured alike. */
@@ -375,20 +341,27 @@ async function tensorTable(compressed: CompressedModel, written: OpenedModel): P
 }
 
 /** Cost of each phase, in tokens run forward once; a backward pass costs two more. */
-function planOf(spec: JobSpec, steps: number, impactWindows: number, evaluation: readonly Int32Array[]): PhasePlan[] {
-  const { batchSize, sequenceLength } = spec.training;
-  const distills = spec.training.loss === 'distillation';
-  const roundingApart = spec.scheme.method !== 'rtn' || !spec.formats.includes('native');
-  const evaluations = 2 + (roundingApart ? 1 : 0) + (spec.formats.length === 2 ? 1 : 0);
+function planOf(
+  { scheme, training, formats }: JobSpec,
+  { config }: OpenedModel,
+  impactWindows: number,
+  evaluation: readonly Int32Array[],
+): PhasePlan[] {
+  const { trains } = methods[scheme.method];
+  const { sequenceLength, batchSize } = training;
+  const blocks = config.numHiddenLayers;
+  const stepTokens = batchSize * sequenceLength;
+  // Block by block, a step runs one block forward and backward, and its hidden states cost about two passes more.
+  const passes = training.mode === 'blockWise' ? 5 / blocks : training.loss === 'distillation' ? 4 : 3;
+  const searchedBlocks = scheme.columnScales === 'searched' && trains ? blocks : 0;
+  const steps = trains ? trainSteps(training, blocks) : 0;
   const evaluationTokens = evaluation.length * (evaluation[0]?.length ?? 0);
+  const roundingApart = scheme.method !== 'rtn' || !formats.includes('native');
+  const evaluations = 2 + (roundingApart ? 1 : 0) + (formats.length === 2 ? 1 : 0);
   return [
     { phase: 'impact', units: impactWindows, unitCost: 3 * sequenceLength, unitTokens: sequenceLength },
-    {
-      phase: 'train',
-      units: steps,
-      unitCost: (distills ? 4 : 3) * batchSize * sequenceLength,
-      unitTokens: batchSize * sequenceLength,
-    },
+    { phase: 'scales', units: searchedBlocks, unitCost: 20 * 1024, unitTokens: 0 },
+    { phase: 'train', units: steps, unitCost: passes * stepTokens, unitTokens: stepTokens },
     { phase: 'export', units: 1, unitCost: 1, unitTokens: 0 },
     { phase: 'evaluate', units: evaluations, unitCost: evaluationTokens, unitTokens: evaluationTokens },
     { phase: 'report', units: 1, unitCost: 1, unitTokens: 0 },

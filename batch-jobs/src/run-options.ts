@@ -8,6 +8,8 @@ export interface RunOptions {
   readonly job: JobFolder;
   /** Value of `CHERRYQ_ENGINE`. */
   readonly forcedEngine: string | undefined;
+  /** Folder for what is only needed while the job runs, such as moments in a file. */
+  readonly scratchFolder: string;
   /** Time between two checkpoints of training; default 3 s, or longer where saving takes long. */
   readonly checkpointGapMs?: number;
   /** True once the job should stop at the next safe point, with a checkpoint. */

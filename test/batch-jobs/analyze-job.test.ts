@@ -1,3 +1,4 @@
+import { tmpdir } from 'node:os';
 import { createHash } from 'node:crypto';
 import { analysisResultSchema, jobStateSchema, manifestSchema, storedEventSchema } from 'cherryq/contract';
 import type { JobState, StoredEvent } from 'cherryq/contract';
@@ -30,7 +31,7 @@ async function attempt(store: Store, prefix: string, stopRequested = (): boolean
   const job = await JobFolder.claim(store, prefix);
   if (job === null) throw new Error('the job has ended');
   try {
-    await runJob({ store, job, forcedEngine: testEngine, checkpointGapMs: 0, stopRequested });
+    await runJob({ store, job, forcedEngine: testEngine, scratchFolder: tmpdir(), checkpointGapMs: 0, stopRequested });
   } finally {
     await job.flush();
   }
@@ -113,7 +114,7 @@ describe('an analyze job', () => {
   });
 
   it('refuses a text that is too short for its draws', async () => {
-    const { store, prefix } = await prepare({ calibration: tinyText(100, 1) });
+    const { store, prefix } = await prepare({ calibration: tinyText(60, 1) });
     await expect(attempt(store, prefix)).rejects.toMatchObject({ code: 'text_too_short' });
   });
 });

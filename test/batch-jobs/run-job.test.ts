@@ -38,7 +38,7 @@ async function attempt(store: Store, prefix: string, stopAfter = Infinity): Prom
   if (job === null) throw new Error('the job has ended');
   let left = stopAfter;
   try {
-    await runJob({ store, job, forcedEngine: testEngine, stopRequested: () => left-- <= 0 });
+    await runJob({ store, job, forcedEngine: testEngine, scratchFolder: tmpdir(), stopRequested: () => left-- <= 0 });
   } finally {
     await job.flush();
   }
@@ -188,6 +188,14 @@ describe('a job that is run again', () => {
     expect((await artifactsOf(b.store, b.prefix))[file]).not.toBe((await artifactsOf(a.store, a.prefix))[file]);
   });
 
+  it('starts from the impact that the first has measured, though it has other bits, and says so', async () => {
+    const { store, prefix } = await finished({ scheme: { bits: 3 } });
+    await store.deletePrefix(prefix);
+    await attempt(store, await writeTinyJob(store, { scheme: { bits: 2, groupSize: 8, cherryMode: 'column' } }));
+    const ready = (await eventsOf(store, prefix)).filter((event) => event.type === 'impact.ready');
+    expect(ready).toEqual([expect.objectContaining({ source: 'stored', windows: 4 })]);
+  });
+
   it('takes what was measured of the original and of rounding from the first', async () => {
     const { store, prefix } = await finished({ scheme: { method: 'qat' } });
     const first = await resultOf(store, prefix);
@@ -247,7 +255,7 @@ describe('a job that is stopped', () => {
     await attempt(store, prefix);
     const events = (await eventsOf(store, prefix)).slice(before);
     expect(events[0]).toMatchObject({ type: 'job.started', attempt: 2, resumedFromStep: 5 });
-    expect(events.some((event) => event.type === 'phase.started' && event.phase === 'impact')).toBe(false);
+    expect(events.find((event) => event.type === 'impact.ready')).toMatchObject({ source: 'stored' });
   });
 
   it('and finds its newest checkpoint damaged falls back, says so, and ends in the same bytes', async () => {
@@ -264,18 +272,35 @@ describe('a job that is stopped', () => {
     expect(warnings).toEqual([expect.stringContaining(newest)]);
   });
 
-  it('and finds its impact study damaged makes it again', async () => {
+  it('and finds its impact damaged measures it again, and says so', async () => {
     const { store, prefix } = await prepare({});
     await expect(attempt(store, prefix, 5)).rejects.toThrow(InterruptedError);
-    await store.put(`${prefix}checkpoints/cherries.safetensors`, new Uint8Array(100));
+    const tensors = (await store.list('tenants/local/impact/')).find(({ key }) => key.endsWith('.safetensors'));
+    await store.put(tensors?.key as string, new Uint8Array(100));
     await attempt(store, prefix);
     expect(await artifactsOf(store, prefix)).toEqual(undisturbed);
+    const warnings = (await eventsOf(store, prefix)).flatMap((event) => (event.type === 'log' ? [event.message] : []));
+    expect(warnings).toEqual([expect.stringContaining('measured again')]);
   });
 
-  it('and whose text was changed meanwhile begins anew', async () => {
-    const { store, prefix } = await prepare({});
+  it.each(['auto', 'required'] as const)(
+    'and whose text was changed meanwhile is refused under %s, naming what differs',
+    async (resume) => {
+      const { store, prefix } = await prepare({ training: { resume } });
+      await expect(attempt(store, prefix, 5)).rejects.toThrow(InterruptedError);
+      await writeTinyJob(store, { calibration: tinyText(6000, 9), training: { resume } });
+      await expect(attempt(store, prefix)).rejects.toMatchObject({
+        code: 'checkpoint_mismatch',
+        message: expect.stringMatching(/calibrationWindows was "[0-9a-f]{64}" and is "[0-9a-f]{64}"/) as string,
+      });
+      expect(await artifactsOf(store, prefix)).toEqual({});
+    },
+  );
+
+  it('and whose text was changed meanwhile begins anew under never', async () => {
+    const { store, prefix } = await prepare({ training: { resume: 'never' } });
     await expect(attempt(store, prefix, 5)).rejects.toThrow(InterruptedError);
-    await writeTinyJob(store, { calibration: tinyText(6000, 9) });
+    await writeTinyJob(store, { calibration: tinyText(6000, 9), training: { resume: 'never' } });
     await attempt(store, prefix);
     const events = await eventsOf(store, prefix);
     expect(events.findLast((event) => event.type === 'job.started')).toMatchObject({ resumedFromStep: null });
@@ -296,7 +321,7 @@ describe('a job that is stopped', () => {
     const job = await JobFolder.claim(store, prefix);
     if (job === null) throw new Error('the job has ended');
     await JobFolder.claim(store, prefix);
-    const options = { store, job, forcedEngine: testEngine, stopRequested: () => false };
+    const options = { store, job, forcedEngine: testEngine, scratchFolder: tmpdir(), stopRequested: () => false };
     await expect(runJob(options)).rejects.toThrow(InterruptedError);
     expect(await artifactsOf(store, prefix)).toEqual({});
   });

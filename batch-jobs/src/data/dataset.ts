@@ -36,6 +36,8 @@ export interface DatasetOptions extends TextModel {
   readonly windows: 'packed' | 'documents';
   /** Tokens in a window. */
   readonly sequenceLength: number;
+  /** Token that every window of a packed stream begins with, for models that want BOS there; default: none. */
+  readonly firstToken?: number | null;
   /** Reading ends once there are so many windows, so that they come from the first documents; default: all are read. */
   readonly maxWindows?: number;
   /** Called a few times a second. */
@@ -64,7 +66,7 @@ const maxKeptTokens = 2 ** 27;
  */
 export async function readDataset(store: Store, prefix: string, options: DatasetOptions): Promise<Dataset> {
   const { windows, sequenceLength, maxWindows = Infinity, onProgress = () => undefined } = options;
-  const packer = new WindowPacker(sequenceLength);
+  const packer = new WindowPacker(sequenceLength, windows === 'packed' ? (options.firstToken ?? null) : null);
   const stream = windows === 'packed' ? new StreamMaker(options.tokenizer) : null;
   let [usedDocuments, longest] = [0, 0];
   const read = new Reading(store, prefix, options, onProgress);

@@ -50,7 +50,11 @@ export class WindowPacker {
   #chunk = new Int32Array(0);
   #filled = 0;
 
-  constructor(sequenceLength: number) {
+  /** @param first token that every window begins with; null for none */
+  constructor(
+    sequenceLength: number,
+    private readonly first: number | null = null,
+  ) {
     this.#sequenceLength = sequenceLength;
   }
 
@@ -60,6 +64,10 @@ export class WindowPacker {
       if (this.#filled === this.#chunk.length) {
         this.#chunk = new Int32Array(Math.max(1, Math.floor(2 ** 20 / this.#sequenceLength)) * this.#sequenceLength);
         this.#filled = 0;
+      }
+      if (this.first !== null && this.#filled % this.#sequenceLength === 0) {
+        this.#chunk[this.#filled++] = this.first;
+        if (tokenIds[position] === this.first) position++;
       }
       // To the end of the present window at most.
       const room = this.#sequenceLength - (this.#filled % this.#sequenceLength);

@@ -43,12 +43,16 @@ function uploadNorm({ normOffset }: DecoderConfig, stored: Float32Array): Tensor
   return tf.tensor1d(normOffset === 0 ? stored : stored.map((value) => value + normOffset));
 }
 
-/** Call it inside `tf.tidy`. */
+/** Their sum; both are disposed of, tensor by tensor, so that a third set never exists whole. */
 export function addGradients(sum: BlockGradients, gradients: BlockGradients): BlockGradients {
   const names = Object.keys(sum) as BlockWeightName[];
-  return Object.fromEntries(
-    names.map((name) => [name, tf.add(sum[name] as Tensor, gradients[name] as Tensor)]),
-  ) as BlockGradients;
+  const added = names.map((name) => {
+    const terms = [sum[name] as Tensor, gradients[name] as Tensor];
+    const total = tf.add(terms[0], terms[1]);
+    tf.dispose(terms);
+    return [name, total];
+  });
+  return Object.fromEntries(added) as BlockGradients;
 }
 
 /** Reads a block's gradients back and hands each on under its tensor's full name; of sums of squares the matrices' alone. */

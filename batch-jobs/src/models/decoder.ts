@@ -1,42 +1,31 @@
 /**
- * The streamed walk over a decoder (docs/architecture.md): only one block's weights are on the
- * device at a time, and the head goes over the tokens in chunks. Weights come from, and gradients go to, host memory.
+ * The streamed walk over a decoder (docs/architecture.md): only one block's weights are on the device at a time, and the head
+ * goes over the tokens in chunks. Weights come from, and gradients go to, host memory, where hidden states wait between
+ * blocks: what is on the device does not depend on how many blocks or windows there are.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
-import type { Wanted } from '../engine/fused.ts';
-import { rmsNorm, rmsNormBackward } from '../engine/fused.ts';
+import type { Tensor2D } from '@tensorflow/tfjs-core';
 import type { GradientConsumer, WeightSource } from './block-weights.ts';
-import { addGradients, handOnGradients, linearInputs, uploadBlock, uploadFinalNorm } from './block-weights.ts';
+import { addGradients, handOnGradients, linearInputs, uploadBlock } from './block-weights.ts';
 import type { DecoderConfig } from './decoder-config.ts';
-import { blockPrefix, blockTensors, embeddingName, finalNormName, headName } from './decoder-config.ts';
-import type {
-  BlockActivations,
-  BlockGradients,
-  BlockWeights,
-  GradientReduction,
-  KeyValueCache,
-  Positions,
-} from './layers.ts';
-import {
-  blockBackward,
-  blockForward,
-  createPositions,
-  disposePositions,
-  headDivergence,
-  headLoss,
-  headLossBackward,
-  linear,
-} from './layers.ts';
+import { embeddingName, finalNormName, headName } from './decoder-config.ts';
+import type { Ending } from './head.ts';
+import { Head } from './head.ts';
+import type { BlockActivations, BlockGradients, BlockWeights, GradientReduction, KeyValueCache } from './layers.ts';
+import { blockBackward, blockForward, createPositions, disposePositions } from './layers.ts';
+import type { NotFinite } from './not-finite.ts';
+import { allFinite, notFiniteInBlock, notFiniteInHead } from './not-finite.ts';
+import type { Part, Rows } from './parts.ts';
+import { addRowsByToken, embedRows, mostWindows, onDevice, partsOf, toHost, withParts } from './parts.ts';
 import { cacheHolds } from './rope.ts';
 
-export type { GradientConsumer, WeightSource };
+export type { GradientConsumer, NotFinite, WeightSource };
 
-/** Tokens of hidden states that pass a block at once where they come from main memory. */
-const tokensAtOnce = 2048;
-
-/** What the tokens `from` to `until` (exclusive) should be; the caller disposes of it. */
-type WantedAt = (from: number, until: number) => Wanted;
+/** A matrix of a block by its full name, and what it is multiplied with, [tokens, in]; matrices that share it have one tensor. */
+export interface LinearInputs {
+  readonly name: string;
+  readonly inputs: Tensor2D;
+}
 
 export interface GradientRequest {
   /** Factor on the sum of the tokens' losses of a part before it is differentiated. */
@@ -46,53 +35,36 @@ export interface GradientRequest {
   readonly consume: GradientConsumer;
   /** Model of the same shape whose distribution is learned in place of the text's next tokens. */
   readonly teacher?: Decoder | null;
-  /**
-   * Called in the forward pass, once for each part, with what each of the blocks' matrices is multiplied with, [tokens, in]; one
-   * tensor for matrices that share it, which is the decoder's.
-   */
+  /** Called in the forward pass, once for each part, with each matrix's inputs (as `LinearInputs`), which are the decoder's. */
   readonly observe?: (name: string, inputs: Tensor2D) => void;
 }
 
-/** Windows as they stand before a block: [windows x length, hiddenSize] of each. */
+/** Windows before a block, one after another, and what the block should make of them: [windows x length, hiddenSize] each. */
 export interface BlockExamples {
   readonly hidden: Float32Array;
-  /** What the block should make of them. */
   readonly target: Float32Array;
   readonly windows: number;
   readonly length: number;
 }
 
-/** Where the first value that is not finite was met. */
-export interface NotFinite {
-  /** Null outside of the blocks. */
-  readonly block: number | null;
-  /** Full name of the tensor that holds it, or of the matrix or norm whose output does. */
-  readonly tensor: string;
-}
-
-/** A batch of windows between blocks, in main memory. */
-interface WaitingBatch {
-  hidden: Float32Array;
-  readonly targets: Int32Array;
-  readonly count: number;
-}
-
-/** Windows that run through the model together. */
-interface Part {
-  readonly inputs: Int32Array;
-  readonly targets: Int32Array;
-  readonly positions: Positions;
-}
-
 export interface DecoderLimits {
   /** Logits of the head held at once. */
   readonly logits: number;
-  /** Bytes of activations kept between the forward and the backward pass; a block that finds no room is run again. */
+  /**
+   * Bytes on the device for activations kept between the forward and the backward pass. A block that finds no room has its
+   * input wait in host memory, and is run again; 0 keeps one block's on the device, whatever the depth.
+   */
   readonly keptBytes: number;
 }
 
 /** 16 MB of logits, 512 MB of activations. */
 const defaultLimits: DecoderLimits = { logits: 4 * 1024 * 1024, keptBytes: 512 * 1024 * 1024 };
+
+/** Of each part, what a block's backward pass starts from: its activations on the device, or its input in host memory. */
+type Step = BlockActivations | Float32Array;
+
+/** Progress of a walk, in blocks; the head counts as one. */
+type OnBlock = (done: number, total: number) => void;
 
 export class Decoder {
   constructor(
@@ -113,202 +85,133 @@ export class Decoder {
     { gradientScale, reduction, consume, teacher = null, observe }: GradientRequest,
   ): Promise<number> {
     const { config } = this;
-    const allPositions = new Map<number, Positions>();
-    const batch = parts.map((windows) => this.partOf(windows, allPositions));
-    const embedding = await this.weights.read(embeddingName);
+    return withParts(config, parts, async (batch) => {
+      const taught = teacher && (await teacher.ending(batch));
+      const embedding = await this.weights.read(embeddingName);
+      const { steps, hidden, lastBlock } = await this.forward(batch, embedding, observe);
 
-    // 1. Forward: keep all that a block's backward pass needs as long as there is room, else its input, in main memory.
-    let x = batch.map(({ inputs }) => this.embed(embedding, inputs));
-    const steps: (Float32Array | BlockActivations)[][] = [];
-    let room = this.limits.keptBytes;
-    let weights: BlockWeights | null = null;
-    for (let block = 0; block < config.numHiddenLayers; block++) {
-      tf.dispose(Object.values(weights ?? {}));
-      const own = (weights = await uploadBlock(config, block, this.weights));
-      const kept: (BlockActivations | null)[] = [];
-      const outputs = batch.map(({ positions }, part) =>
-        tf.tidy(() => {
-          const result = blockForward(config, block, own, x[part], positions);
-          if (observe) for (const { name, inputs } of linearInputs(config, block, result.kept)) observe(name, inputs);
-          const fits = bytesOf(result.kept) <= room;
-          if (fits) {
-            room -= bytesOf(result.kept);
-            for (const tensor of Object.values(result.kept).flat()) tf.keep(tensor);
-          }
-          kept.push(fits ? result.kept : null);
-          return result.y;
-        }),
-      );
-      steps.push(kept.map((own, part) => own ?? takeFrom(x[part])));
-      x = outputs;
-    }
+      const tied = config.tieWordEmbeddings ? embedding : null;
+      const head = await this.uploadHead(tied);
+      const ending = await head.backward(batch, hidden, gradientScale, reduction === 'sum', taught);
+      head.dispose();
+      taught?.head.dispose();
 
-    // 2. The final norm and the head.
-    const tied = config.tieWordEmbeddings ? embedding : null;
-    const head = await this.headBackward(batch, x, gradientScale, tied, reduction === 'sum', teacher);
-    const dy = head.dx;
+      const dy = ending.dx;
+      await this.backward(batch, steps, dy, lastBlock, reduction, consume);
 
-    // 3. Backward: from the last block, whose weights are still there, to the first, each gradient handed on at once.
-    for (let block = config.numHiddenLayers - 1; block >= 0; block--) {
-      const own: BlockWeights = (weights ??= await uploadBlock(config, block, this.weights));
-      let reduced: BlockGradients | null = null;
-      for (const [part, { positions }] of batch.entries()) {
-        const step = steps[block][part];
-        const before: BlockGradients | null = reduced;
-        const result: { dx: Tensor2D; gradients: BlockGradients } = tf.tidy(() => {
-          const kept =
-            step instanceof Float32Array ? blockForward(config, block, own, this.rows(step), positions).kept : step;
-          const { dx, gradients } = blockBackward(config, block, own, kept, positions, dy[part], reduction);
-          return { dx, gradients: before ? addGradients(before, gradients) : gradients };
-        });
-        steps[block][part] = new Float32Array(0);
-        tf.dispose([step instanceof Float32Array ? [] : Object.values(step), dy[part], Object.values(before ?? {})]);
-        dy[part] = result.dx;
-        reduced = result.gradients;
+      if (reduction === 'sum') {
+        consume(finalNormName, ending.dNorm);
+        if (ending.dWeight && !tied) consume(headName, ending.dWeight);
+        // A tied head's gradient is part of the embedding's.
+        const dEmbedding = (tied && ending.dWeight) ?? new Float32Array(embedding.length);
+        for (const [part, { inputs }] of batch.entries()) {
+          const rows = dy[part];
+          const values = rows instanceof Float32Array ? rows : rows.dataSync<'float32'>();
+          addRowsByToken(config, dEmbedding, values, inputs);
+        }
+        consume(embeddingName, dEmbedding);
       }
-      tf.dispose(Object.values(own));
-      weights = null;
-      handOnGradients(config, block, reduced as unknown as BlockGradients, reduction, consume);
-      tf.dispose(Object.values(reduced as unknown as BlockGradients));
-    }
-
-    // 4. The embedding: rows of dy are summed by token; a tied head adds its own.
-    if (reduction === 'sum') {
-      consume(finalNormName, head.dNorm);
-      if (head.dHead && !tied) consume(headName, head.dHead);
-      const dEmbedding = (tied && head.dHead) ?? new Float32Array(embedding.length);
-      batch.forEach(({ inputs }, part) =>
-        addRowsByToken(config, dEmbedding, dy[part].dataSync() as Float32Array, inputs),
-      );
-      consume(embeddingName, dEmbedding);
-    }
-    tf.dispose(dy);
-    allPositions.forEach(disposePositions);
-    return head.loss;
+      tf.dispose(dy.filter((rows) => rows instanceof tf.Tensor));
+      return ending.loss;
+    });
   }
 
   /**
    * Negative log-likelihood, in nats, of each predicted token: windows.length rows of length - 1.
    * Each block is uploaded once for all windows, which wait in host memory between blocks.
    */
-  async losses(
-    windows: readonly Int32Array[],
-    windowsAtOnce: number,
-    onBlock: (done: number, total: number) => void,
-  ): Promise<Float32Array> {
-    const { config } = this;
-    const { batches, embedding } = await this.finalStates(windows, windowsAtOnce, onBlock);
-    const head = await this.uploadHead(config.tieWordEmbeddings ? embedding : null);
-    const losses = new Float32Array(windows.length * (windows[0].length - 1));
-    let done = 0;
-    for (const batch of batches) {
-      const x = this.normed(batch, head.norm);
-      for (const { from, until } of this.chunks(batch.targets.length)) {
-        const own = tf.tidy(() => headLoss(rowsOf(x, from, until), head.head, wantedIds(batch.targets)(from, until)));
-        losses.set((await own.data()) as Float32Array, done + from);
-        own.dispose();
-      }
-      x.dispose();
-      done += batch.targets.length;
-    }
-    tf.dispose([head.norm, head.head]);
-    onBlock(config.numHiddenLayers + 1, config.numHiddenLayers + 1);
-    return losses;
+  async losses(windows: readonly Int32Array[], windowsAtOnce: number, onBlock: OnBlock): Promise<Float32Array> {
+    return withParts(this.config, partsOf(windows, windowsAtOnce), async (batch) => {
+      const { head, hidden } = await this.ending(batch, onBlock);
+      const losses: Float32Array[] = [];
+      for (const [part, { targets }] of batch.entries()) losses.push(await head.losses(hidden[part], targets));
+      head.dispose();
+      onBlock(this.config.numHiddenLayers + 1, this.config.numHiddenLayers + 1);
+      return joined(losses);
+    });
   }
 
   /**
-   * The losses, as `losses` gives them, and how far each predicted token's distribution is from another model's:
-   * KL(original || this) = sum p (log p - log q), in nats; [windows x (length - 1)] of each.
-   * @param original of the same vocabulary
+   * The same, and beside it how far the distribution over each predicted token is from another model's: KL(original || this),
+   * in nats. Both models' hidden states wait in host memory.
+   * @param original of the same shape
    */
   async divergences(
     windows: readonly Int32Array[],
     windowsAtOnce: number,
     original: Decoder,
-    onBlock: (done: number, total: number) => void,
+    onBlock: OnBlock,
   ): Promise<{ losses: Float32Array; divergences: Float32Array }> {
-    const blocks = [this, original].map(({ config }) => config.numHiddenLayers);
-    const total = blocks[0] + blocks[1] + 1;
-    const own = await this.finalStates(windows, windowsAtOnce, (done) => onBlock(done, total));
-    const other = await original.finalStates(windows, windowsAtOnce, (done) => onBlock(blocks[0] + done, total));
-    const [head, otherHead] = await Promise.all([
-      this.uploadHead(this.config.tieWordEmbeddings ? own.embedding : null),
-      original.uploadHead(original.config.tieWordEmbeddings ? other.embedding : null),
-    ]);
-    const count = windows.length * (windows[0].length - 1);
-    const losses = new Float32Array(count);
-    const divergences = new Float32Array(count);
-    let done = 0;
-    for (const [index, batch] of own.batches.entries()) {
-      const x = this.normed(batch, head.norm);
-      const y = original.normed(other.batches[index], otherHead.norm);
-      for (const { from, until } of this.chunks(batch.targets.length)) {
-        const found = tf.tidy(() => {
-          const wanted = wantedIds(batch.targets)(from, until);
-          return headDivergence(rowsOf(x, from, until), head.head, rowsOf(y, from, until), otherHead.head, wanted);
-        });
-        losses.set((await found.losses.data()) as Float32Array, done + from);
-        divergences.set((await found.divergences.data()) as Float32Array, done + from);
-        tf.dispose([found.losses, found.divergences]);
+    const blocks = this.config.numHiddenLayers;
+    const total = 2 * blocks + 1;
+    return withParts(this.config, partsOf(windows, windowsAtOnce), async (batch) => {
+      const expected = await original.ending(batch, (done) => onBlock(done, total));
+      const { head, hidden } = await this.ending(batch, (done) => onBlock(blocks + done, total));
+      const losses: Float32Array[] = [];
+      const divergences: Float32Array[] = [];
+      for (const [part, { targets }] of batch.entries()) {
+        losses.push(await head.losses(hidden[part], targets));
+        divergences.push(await head.divergences(hidden[part], expected.head, expected.hidden[part]));
       }
-      tf.dispose([x, y]);
-      done += batch.targets.length;
-    }
-    tf.dispose([head.norm, head.head, otherHead.norm, otherHead.head]);
-    onBlock(total, total);
-    return { losses, divergences };
+      head.dispose();
+      expected.head.dispose();
+      onBlock(total, total);
+      return { losses: joined(losses), divergences: joined(divergences) };
+    });
   }
 
   /**
-   * Runs windows forward, and shows what each block's matrices are multiplied with.
-   * @param windows of one length, all at once on the device; their last tokens, which nothing follows, are left out
-   * @param visit given each matrix's full name and inputs [tokens, in], which are the decoder's
+   * Walks forward and shows each block's matrices what they are multiplied with.
+   * @param windows all of one length; their last tokens, which nothing follows, are left out
+   * @param visit called once for each block with its matrices' inputs on all windows, which are the decoder's
    */
   async walkBlocks(
     windows: readonly Int32Array[],
-    visit: (block: number, layers: readonly { name: string; inputs: Tensor2D }[]) => Promise<void>,
+    visit: (block: number, layers: readonly LinearInputs[]) => Promise<void>,
   ): Promise<void> {
     const { config } = this;
-    const positions = createPositions(config, windows.length, windows[0].length - 1);
-    const tokens = joinTokens(windows, 0, windows[0].length - 1);
-    let x = this.embed(await this.weights.read(embeddingName), tokens);
-    for (let block = 0; block < config.numHiddenLayers; block++) {
-      const weights = await uploadBlock(config, block, this.weights);
-      const { y, kept } = tf.tidy(() => {
-        const { y, kept } = blockForward(config, block, weights, x, positions);
-        return { y, kept };
-      });
-      tf.dispose(Object.values(weights));
-      await visit(block, linearInputs(config, block, kept));
-      tf.dispose(Object.values(kept));
-      x = y;
-    }
-    x.dispose();
-    disposePositions(positions);
+    await withParts(config, partsOf(windows, mostWindows(windows[0].length)), async (batch) => {
+      const hidden = await this.embedParts(batch);
+      for (let block = 0; block < config.numHiddenLayers; block++) {
+        const weights = await uploadBlock(config, block, this.weights);
+        const inputs: LinearInputs[][] = [];
+        for (const [part, { positions }] of batch.entries()) {
+          const { y, layers } = tf.tidy(() => {
+            const { y, kept } = blockForward(config, block, weights, onDevice(config, hidden[part]), positions);
+            return { y, layers: linearInputs(config, block, kept) };
+          });
+          hidden[part] = await toHost(y);
+          inputs.push(layers);
+        }
+        tf.dispose(Object.values(weights));
+        const layers = inputs.length === 1 ? inputs[0] : joinedInputs(inputs);
+        try {
+          await visit(block, layers);
+        } finally {
+          tf.dispose(layers.map(({ inputs }) => inputs));
+        }
+      }
+    });
   }
 
-  /** What goes into the first block: [tokens, hiddenSize] of all windows but their last tokens. */
+  /** What goes into the first block: [windows x (length - 1), hiddenSize] of all tokens but the windows' last. */
   async embedded(windows: readonly Int32Array[]): Promise<Float32Array> {
-    const tokens = joinTokens(windows, 0, windows[0].length - 1);
-    return embedRows(this.config, await this.weights.read(embeddingName), tokens);
+    return withParts(this.config, [windows], async (batch) => (await this.embedParts(batch))[0]);
   }
 
-  /** What a block makes of hidden states.  @param hidden [windows x length, hiddenSize]   @returns the same shape */
+  /** What a block makes of hidden states.  @param hidden [windows x length, hiddenSize], left as it is   @returns the same shape */
   async blockOutputs(block: number, hidden: Float32Array, windows: number, length: number): Promise<Float32Array> {
     const { config } = this;
-    const atOnce = Math.max(1, Math.floor(tokensAtOnce / length));
     const outputs = new Float32Array(hidden.length);
-    const weights = await uploadBlock(config, block, this.weights);
     const size = length * config.hiddenSize;
+    const weights = await uploadBlock(config, block, this.weights);
+    const atOnce = Math.min(windows, mostWindows(length));
     for (let from = 0; from < windows; from += atOnce) {
-      const count = Math.min(atOnce, windows - from);
-      const positions = createPositions(config, count, length);
-      const y = tf.tidy(() => {
-        const x = this.rows(hidden.subarray(from * size, (from + count) * size));
-        return blockForward(config, block, weights, x, positions).y;
-      });
-      outputs.set((await y.data()) as Float32Array, from * size);
-      y.dispose();
+      const until = Math.min(from + atOnce, windows);
+      const positions = createPositions(config, until - from, length);
+      const rows = hidden.subarray(from * size, until * size);
+      const y = tf.tidy(() => blockForward(config, block, weights, onDevice(config, rows), positions).y);
+      outputs.set(await toHost(y), from * size);
       disposePositions(positions);
     }
     tf.dispose(Object.values(weights));
@@ -316,8 +219,8 @@ export class Decoder {
   }
 
   /**
-   * Sum of the squared differences between what a block makes of hidden states and what it should, and the gradients of it,
-   * times `gradientScale`, of each of the block's tensors.
+   * A block against what it should make of some windows, which run at once.
+   * @returns sum of the squared differences; its gradients, times `gradientScale`, go to `consume` for each of the block's tensors
    */
   async blockLossAndGradients(
     block: number,
@@ -327,66 +230,41 @@ export class Decoder {
     const { config } = this;
     const weights = await uploadBlock(config, block, this.weights);
     const positions = createPositions(config, windows, length);
-    const { loss, gradients } = tf.tidy(() => {
-      const { y, kept } = blockForward(config, block, weights, this.rows(hidden), positions);
-      const difference: Tensor2D = tf.sub(y, this.rows(target));
+    const { squares, gradients } = tf.tidy(() => {
+      const { y, kept } = blockForward(config, block, weights, onDevice(config, hidden), positions);
+      const difference: Tensor2D = tf.sub(y, onDevice(config, target));
       const dy: Tensor2D = tf.mul(difference, 2 * gradientScale);
       const { gradients } = blockBackward(config, block, weights, kept, positions, dy);
-      return { loss: tf.sum(tf.square(difference)), gradients };
+      return { squares: tf.sum(tf.square(difference), 1), gradients };
     });
-    const [sum] = await loss.data();
-    handOnGradients(config, block, gradients, 'sum', consume);
-    tf.dispose([loss, Object.values(gradients), Object.values(weights)]);
     disposePositions(positions);
-    return sum;
+    tf.dispose(Object.values(weights));
+    handOnGradients(config, block, gradients, 'sum', consume);
+    tf.dispose(Object.values(gradients));
+    let loss = 0;
+    for (const square of await toHost(squares)) loss += square;
+    return loss;
   }
 
   /**
-   * Walks forward until a value is not finite, to say where a loss that is not comes from; null where all are finite.
+   * Where the forward pass first gives a value that is not finite: to be called once a loss is not, so that its error can say
+   * where from. Null when all values are finite, as when only a gradient overflows.
    * @param parts as of `lossAndGradients`
    */
   async firstNotFinite(parts: readonly (readonly Int32Array[])[]): Promise<NotFinite | null> {
     const { config } = this;
-    const embedding = await this.weights.read(embeddingName);
-    if (!allFinite(embedding)) return { block: null, tensor: embeddingName };
-    const allPositions = new Map<number, Positions>();
-    const batch = parts.map((windows) => this.partOf(windows, allPositions));
-    let x = batch.map(({ inputs }) => this.embed(embedding, inputs));
-    let found: NotFinite | null = null;
-    for (let block = 0; block < config.numHiddenLayers && !found; block++) {
-      found = await this.firstNotFiniteWeight(block);
-      if (found) break;
-      const weights = await uploadBlock(config, block, this.weights);
-      const next: Tensor2D[] = [];
-      for (const [part, { positions }] of batch.entries()) {
-        const { y, kept } = tf.tidy(() => {
-          const { y, kept } = blockForward(config, block, weights, x[part], positions);
-          return { y, kept };
-        });
-        next.push(y);
-        const outputs: { name: string; values: Tensor2D }[] = found ? [] : suspects(kept, y);
-        const culprit = outputs.find(({ values }) => !allFinite(values.dataSync()))?.name;
-        if (culprit !== undefined) found = { block, tensor: blockPrefix(block) + culprit };
-        tf.dispose(Object.values(kept));
+    return withParts(config, parts, async (batch) => {
+      const hidden = await this.embedParts(batch);
+      if (!hidden.every(allFinite)) return { block: null, tensor: embeddingName, what: 'values' };
+      for (let block = 0; block < config.numHiddenLayers; block++) {
+        const outputs = [...hidden];
+        await this.runBlock(block, batch, outputs);
+        const part = outputs.findIndex((rows) => !allFinite(rows));
+        if (part >= 0) return notFiniteInBlock(config, block, this.weights, hidden[part], batch[part].positions);
+        hidden.splice(0, hidden.length, ...outputs);
       }
-      tf.dispose(Object.values(weights));
-      x = next;
-    }
-    tf.dispose(x);
-    allPositions.forEach(disposePositions);
-    if (found) return found;
-    for (const name of [finalNormName, ...(config.tieWordEmbeddings ? [] : [headName])]) {
-      if (!allFinite(await this.weights.read(name))) return { block: null, tensor: name };
-    }
-    return null;
-  }
-
-  private async firstNotFiniteWeight(block: number): Promise<NotFinite | null> {
-    for (const { name } of blockTensors(this.config)) {
-      const tensor = blockPrefix(block) + name;
-      if (!allFinite(await this.weights.read(tensor))) return { block, tensor };
-    }
-    return null;
+      return notFiniteInHead(config, this.weights, batch, hidden, this.limits.logits);
+    });
   }
 
   /**
@@ -402,7 +280,7 @@ export class Decoder {
       );
     const embedding = await this.weights.read(embeddingName);
     const positions = createPositions(config, 1, tokens.length, pastLength);
-    let x = this.embed(embedding, tokens);
+    let x = onDevice(config, embedRows(config, embedding, tokens));
     for (let block = 0; block < config.numHiddenLayers; block++) {
       const weights = await uploadBlock(config, block, this.weights);
       const past = caches[block];
@@ -414,180 +292,126 @@ export class Decoder {
       caches[block] = cache;
       x = y;
     }
-    const { norm, head } = await this.uploadHead(config.tieWordEmbeddings ? embedding : null);
-    const logits = tf.tidy(() =>
-      linear(rmsNorm(rowsOf(x, tokens.length - 1, tokens.length), norm, config.rmsNormEps), head),
-    );
-    const values = (await logits.data()) as Float32Array;
-    tf.dispose([logits, norm, head, x]);
     disposePositions(positions);
-    return values;
+    const head = await this.uploadHead(config.tieWordEmbeddings ? embedding : null);
+    const logits = head.nextLogits(x);
+    head.dispose();
+    x.dispose();
+    return toHost(logits);
   }
 
-  /** Runs windows through all blocks, each uploaded once for all of them; between blocks they wait in main memory. */
-  private async finalStates(
-    windows: readonly Int32Array[],
-    windowsAtOnce: number,
-    onBlock: (done: number, total: number) => void,
-  ): Promise<{ batches: readonly WaitingBatch[]; embedding: Float32Array }> {
+  /**
+   * Forward to the last block, whose weights stay on the device. Of each block and part it keeps all that the backward pass
+   * needs as long as there is room, else the input, in host memory; its output then waits there as well.
+   */
+  private async forward(
+    batch: readonly Part[],
+    embedding: Float32Array,
+    observe: GradientRequest['observe'],
+  ): Promise<{ steps: Step[][]; hidden: Rows[]; lastBlock: BlockWeights }> {
     const { config } = this;
-    const length = windows[0].length - 1;
-    const embedding = await this.weights.read(embeddingName);
-    const batches: WaitingBatch[] = [];
-    for (let from = 0; from < windows.length; from += windowsAtOnce) {
-      const batch = windows.slice(from, from + windowsAtOnce);
-      const hidden = embedRows(config, embedding, joinTokens(batch, 0, length));
-      batches.push({ hidden, targets: joinTokens(batch, 1, length + 1), count: batch.length });
-    }
-    const allPositions = new Map<number, Positions>();
-    for (const { count } of batches)
-      if (!allPositions.has(count)) allPositions.set(count, createPositions(config, count, length));
+    const hidden: Rows[] = batch.map(({ inputs }) => embedRows(config, embedding, inputs));
+    const steps: Step[][] = [];
+    let room = this.limits.keptBytes;
+    let weights: BlockWeights | null = null;
     for (let block = 0; block < config.numHiddenLayers; block++) {
-      const weights = await uploadBlock(config, block, this.weights);
-      for (const batch of batches) {
-        const positions = allPositions.get(batch.count) as Positions;
-        const y = tf.tidy(() => blockForward(config, block, weights, this.rows(batch.hidden), positions).y);
-        batch.hidden = (await y.data()) as Float32Array;
-        y.dispose();
+      tf.dispose(Object.values(weights ?? {}));
+      const own = (weights = await uploadBlock(config, block, this.weights));
+      const ofBlock: Step[] = [];
+      for (const [part, { positions }] of batch.entries()) {
+        const input = hidden[part];
+        const x = onDevice(config, input);
+        const { y, step } = tf.tidy(() => {
+          const { y, kept } = blockForward(config, block, own, x, positions);
+          if (observe) for (const { name, inputs } of linearInputs(config, block, kept)) observe(name, inputs);
+          return { y, step: bytesOf(kept) <= room ? kept : x };
+        });
+        if (step instanceof tf.Tensor) {
+          ofBlock.push(input instanceof Float32Array ? input : await x.data<'float32'>());
+          x.dispose();
+          hidden[part] = await toHost(y);
+        } else {
+          ofBlock.push(step);
+          room -= bytesOf(step);
+          hidden[part] = y;
+        }
       }
-      tf.dispose(Object.values(weights));
+      steps.push(ofBlock);
+    }
+    return { steps, hidden, lastBlock: weights as BlockWeights };
+  }
+
+  /**
+   * Backward through all blocks, each gradient handed on at once; disposes of the last block's weights and of all steps.
+   * @param dy of the last block's output, replaced by that of the first block's input; waits where the steps do
+   */
+  private async backward(
+    batch: readonly Part[],
+    steps: Step[][],
+    dy: Rows[],
+    lastBlock: BlockWeights,
+    reduction: GradientReduction,
+    consume: GradientConsumer,
+  ): Promise<void> {
+    const { config } = this;
+    let weights: BlockWeights | null = lastBlock;
+    for (let block = config.numHiddenLayers - 1; block >= 0; block--) {
+      const own: BlockWeights = (weights ??= await uploadBlock(config, block, this.weights));
+      const ofBlock = steps.pop() as Step[];
+      let sum: BlockGradients | null = null;
+      for (const [part, { positions }] of batch.entries()) {
+        const step = ofBlock[part];
+        const dOutput = onDevice(config, dy[part]);
+        const { dx, gradients } = tf.tidy(() => {
+          const kept =
+            step instanceof Float32Array
+              ? blockForward(config, block, own, onDevice(config, step), positions).kept
+              : step;
+          return blockBackward(config, block, own, kept, positions, dOutput, reduction);
+        });
+        tf.dispose([dOutput, step instanceof Float32Array ? [] : Object.values(step)]);
+        dy[part] = step instanceof Float32Array ? await toHost(dx) : dx;
+        sum = sum ? addGradients(sum, gradients) : gradients;
+      }
+      tf.dispose(Object.values(own));
+      weights = null;
+      const gradients = sum as unknown as BlockGradients;
+      handOnGradients(config, block, gradients, reduction, consume);
+      tf.dispose(Object.values(gradients));
+    }
+  }
+
+  /** Forward through all blocks, each uploaded once for all parts, which wait in host memory between blocks. */
+  private async ending(batch: readonly Part[], onBlock: OnBlock = () => {}): Promise<Ending> {
+    const { config } = this;
+    const embedding = await this.weights.read(embeddingName);
+    const hidden = batch.map(({ inputs }) => embedRows(config, embedding, inputs));
+    for (let block = 0; block < config.numHiddenLayers; block++) {
+      await this.runBlock(block, batch, hidden);
       onBlock(block + 1, config.numHiddenLayers + 1);
     }
-    allPositions.forEach(disposePositions);
-    return { batches, embedding };
+    return { head: await this.uploadHead(config.tieWordEmbeddings ? embedding : null), hidden };
   }
 
-  /** After the final norm; the caller disposes of it. */
-  private normed({ hidden }: WaitingBatch, norm: Tensor): Tensor2D {
-    return tf.tidy(() => rmsNorm(this.rows(hidden), norm, this.config.rmsNormEps));
-  }
-
-  /** Hidden states on the device, [tokens, hiddenSize]. */
-  private rows(hidden: Float32Array): Tensor2D {
-    return tf.tensor2d(hidden, [hidden.length / this.config.hiddenSize, this.config.hiddenSize]);
-  }
-
-  /** What this model gives as next tokens of each part, chunk by chunk, so that its logits never exist whole. */
-  private async logits(batch: readonly Part[]): Promise<{ at: readonly WantedAt[]; dispose(): void }> {
+  /** Replaces each part's hidden states by what a block makes of them. */
+  private async runBlock(block: number, batch: readonly Part[], hidden: Float32Array[]): Promise<void> {
     const { config } = this;
+    const weights = await uploadBlock(config, block, this.weights);
+    for (const [part, { positions }] of batch.entries()) {
+      const y = tf.tidy(() => blockForward(config, block, weights, onDevice(config, hidden[part]), positions).y);
+      hidden[part] = await toHost(y);
+    }
+    tf.dispose(Object.values(weights));
+  }
+
+  private async embedParts(batch: readonly Part[]): Promise<Float32Array[]> {
     const embedding = await this.weights.read(embeddingName);
-    let x = batch.map(({ inputs }) => this.embed(embedding, inputs));
-    for (let block = 0; block < config.numHiddenLayers; block++) {
-      const weights = await uploadBlock(config, block, this.weights);
-      const y = batch.map(({ positions }, part) =>
-        tf.tidy(() => blockForward(config, block, weights, x[part], positions).y),
-      );
-      tf.dispose([Object.values(weights), x]);
-      x = y;
-    }
-    const { norm, head } = await this.uploadHead(config.tieWordEmbeddings ? embedding : null);
-    const normed = x.map((rows) => rmsNorm(rows, norm, config.rmsNormEps));
-    tf.dispose([norm, x]);
-    return {
-      at: normed.map((rows) => (from, until) => ({
-        logits: tf.tidy(() => linear(rowsOf(rows, from, until), head)),
-      })),
-      dispose: () => tf.dispose([normed, head]),
-    };
+    return batch.map(({ inputs }) => embedRows(this.config, embedding, inputs));
   }
 
-  /** Disposes of `x`.  @param wantsHead whether dHead is needed */
-  private async headBackward(
-    batch: readonly Part[],
-    x: readonly Tensor2D[],
-    scale: number,
-    tied: Float32Array | null,
-    wantsHead: boolean,
-    teacher: Decoder | null,
-  ): Promise<{ loss: number; dx: Tensor2D[]; dNorm: Float32Array; dHead: Float32Array | null }> {
-    const { config } = this;
-    const taught = teacher && (await teacher.logits(batch));
-    const { norm, head } = await this.uploadHead(tied);
-    let loss = 0;
-    let dHead: Tensor2D | undefined;
-    const dNorm = new Float32Array(config.hiddenSize);
-    const dx: Tensor2D[] = [];
-    for (const [part, { targets }] of batch.entries()) {
-      const wanted = taught?.at[part] ?? wantedIds(targets);
-      const normed = rmsNorm(x[part], norm, config.rmsNormEps);
-      const dNormedChunks: Tensor2D[] = [];
-      for (const { from, until } of this.chunks(targets.length)) {
-        const soFar: Tensor2D | undefined = dHead;
-        const chunk: ReturnType<typeof headLossBackward> = tf.tidy(() =>
-          headLossBackward(rowsOf(normed, from, until), head, wanted(from, until), scale, wantsHead, soFar),
-        );
-        for (const value of chunk.losses.dataSync()) loss += value;
-        tf.dispose([soFar ?? [], chunk.losses]);
-        dHead = chunk.dHead;
-        dNormedChunks.push(chunk.dx);
-      }
-      const own = tf.tidy(() => rmsNormBackward(x[part], norm, config.rmsNormEps, tf.concat(dNormedChunks, 0), null));
-      own.dWeight.dataSync().forEach((value, i) => (dNorm[i] += value));
-      dx.push(own.dx);
-      tf.dispose([x[part], normed, dNormedChunks, own.dWeight]);
-    }
-    const headGradient = (dHead?.dataSync() as Float32Array | undefined) ?? null;
-    tf.dispose([norm, head, dHead ?? []]);
-    taught?.dispose();
-    return { loss, dx, dNorm, dHead: headGradient };
+  private uploadHead(tied: Float32Array | null): Promise<Head> {
+    return Head.upload(this.config, this.weights, tied, this.limits.logits);
   }
-
-  private partOf(windows: readonly Int32Array[], positions: Map<number, Positions>): Part {
-    const length = windows[0].length - 1;
-    let own = positions.get(windows.length);
-    if (!own) positions.set(windows.length, (own = createPositions(this.config, windows.length, length)));
-    return { inputs: joinTokens(windows, 0, length), targets: joinTokens(windows, 1, length + 1), positions: own };
-  }
-
-  private chunks(tokens: number): { from: number; until: number }[] {
-    const size = Math.max(1, Math.min(tokens, Math.floor(this.limits.logits / this.config.vocabSize)));
-    const chunks = [];
-    for (let from = 0; from < tokens; from += size) chunks.push({ from, until: Math.min(from + size, tokens) });
-    return chunks;
-  }
-
-  private embed(embedding: Float32Array, tokens: Int32Array): Tensor2D {
-    const { hiddenSize } = this.config;
-    return tf.tensor2d(embedRows(this.config, embedding, tokens), [tokens.length, hiddenSize]);
-  }
-
-  private async uploadHead(tied: Float32Array | null): Promise<{ norm: Tensor; head: Tensor2D }> {
-    const { vocabSize, hiddenSize } = this.config;
-    const head = tf.tensor2d(tied ?? (await this.weights.read(headName)), [vocabSize, hiddenSize]);
-    return { norm: await uploadFinalNorm(this.config, this.weights), head };
-  }
-}
-
-function wantedIds(targets: Int32Array): WantedAt {
-  return (from, until) => ({ ids: tf.tensor1d(targets.subarray(from, until), 'int32') });
-}
-
-/** Reads a tensor back and disposes of it. */
-function takeFrom(tensor: Tensor2D): Float32Array {
-  // A plain JavaScript engine gives the tensor's own array, which is nobody else's from here on.
-  const values = tensor.dataSync<'float32'>();
-  tensor.dispose();
-  return values;
-}
-
-function allFinite(values: Float32Array | Int32Array | Uint8Array): boolean {
-  for (const value of values) if (!Number.isFinite(value)) return false;
-  return true;
-}
-
-/** A block's outputs in the order in which they are computed, by the tensor that each comes out of. */
-function suspects(kept: BlockActivations, y: Tensor2D): { name: string; values: Tensor2D }[] {
-  return [
-    { name: 'input_layernorm.weight', values: kept.normed },
-    { name: 'self_attn.q_proj.weight', values: kept.queries },
-    { name: 'self_attn.k_proj.weight', values: kept.keys },
-    { name: 'self_attn.v_proj.weight', values: kept.values },
-    { name: 'self_attn.o_proj.weight', values: kept.middle },
-    { name: 'post_attention_layernorm.weight', values: kept.normedMiddle },
-    { name: 'mlp.gate_proj.weight', values: kept.gate },
-    { name: 'mlp.up_proj.weight', values: kept.up },
-    { name: 'mlp.down_proj.weight', values: y },
-  ];
 }
 
 function bytesOf(activations: BlockActivations): number {
@@ -599,31 +423,28 @@ function bytesOf(activations: BlockActivations): number {
   );
 }
 
-function rowsOf(x: Tensor2D, from: number, until: number): Tensor2D {
-  return tf.slice(x, [from, 0], [until - from, x.shape[1]]);
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const whole = new Float32Array(parts.reduce((size, part) => size + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }
 
-/** Tokens `from` to `until` (exclusive) of each window, one window after another. */
-function joinTokens(windows: readonly Int32Array[], from: number, until: number): Int32Array {
-  const joined = new Int32Array(windows.length * (until - from));
-  windows.forEach((window, index) => joined.set(window.subarray(from, until), index * (until - from)));
-  return joined;
-}
-
-function embedRows(config: DecoderConfig, embedding: Float32Array, tokens: Int32Array): Float32Array {
-  const { hiddenSize, embeddingScale } = config;
-  const rows = new Float32Array(tokens.length * hiddenSize);
-  tokens.forEach((token, row) =>
-    rows.set(embedding.subarray(token * hiddenSize, (token + 1) * hiddenSize), row * hiddenSize),
-  );
-  return embeddingScale === 1 ? rows : rows.map((value) => value * embeddingScale);
-}
-
-function addRowsByToken(config: DecoderConfig, into: Float32Array, rows: Float32Array, tokens: Int32Array): void {
-  const { hiddenSize, embeddingScale } = config;
-  tokens.forEach((token, row) => {
-    for (let i = 0; i < hiddenSize; i++) {
-      into[token * hiddenSize + i] += embeddingScale * rows[row * hiddenSize + i];
-    }
+/** The inputs of all parts as one, part after part; tensors that are shared stay shared, and the parts' are disposed of. */
+function joinedInputs(parts: readonly (readonly LinearInputs[])[]): LinearInputs[] {
+  const whole = new Map<number, Tensor2D>();
+  return parts[0].map(({ name, inputs: { id } }, layer) => {
+    const inputs =
+      whole.get(id) ??
+      tf.concat2d(
+        parts.map((layers) => layers[layer].inputs),
+        0,
+      );
+    if (!whole.has(id)) tf.dispose(parts.map((layers) => layers[layer].inputs));
+    whole.set(id, inputs);
+    return { name, inputs };
   });
 }

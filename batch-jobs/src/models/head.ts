@@ -60,18 +60,18 @@ export class Head {
     return result;
   }
 
-  /** KL(original || this) of each token's next, in nats.  @param hidden,original.hidden of the same tokens, after the last block */
-  async divergences(
-    hidden: Float32Array,
-    original: { readonly head: Head; readonly hidden: Float32Array },
-  ): Promise<Float32Array> {
+  /**
+   * How far the distribution after each token is from the original's, KL(original || this), in nats.
+   * @param hidden,originalHidden [tokens, hiddenSize] of each model
+   */
+  async divergences(hidden: Float32Array, original: Head, originalHidden: Float32Array): Promise<Float32Array> {
     const normed = this.normedRows(hidden);
-    const originalNormed = original.head.normedRows(original.hidden);
+    const originalNormed = original.normedRows(originalHidden);
     const [tokens] = normed.shape;
     const result = new Float32Array(tokens);
     for (const { from, until } of this.chunks(tokens)) {
       const [expected, actual] = tf.tidy(() => [
-        linear(rowsOf(originalNormed, from, until), original.head.weight),
+        linear(rowsOf(originalNormed, from, until), original.weight),
         linear(rowsOf(normed, from, until), this.weight),
       ]);
       result.set(await klDivergences(expected, actual), from);

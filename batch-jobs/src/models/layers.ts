@@ -25,8 +25,10 @@ import type { CommonWeightName, DecoderConfig, LinearName, OptionalWeightName } 
 import { biasOf } from './decoder-config.ts';
 import { rotaryTables } from './rope.ts';
 
-/** One block's weights on the device: linears [out, in], norms [hiddenSize], and, if the family has them, biases [out] and
- * the norms of queries and keys [headDim]. */
+/**
+ * One block's weights on the device: linears [out, in], norms [hiddenSize], and, where the family has them, biases [out] and
+ * the norms of queries and keys [headDim].
+ */
 export type BlockWeights = Readonly<Record<CommonWeightName, Tensor> & Partial<Record<OptionalWeightName, Tensor>>>;
 
 /** The gradient of each weight that the block has. */
@@ -303,26 +305,6 @@ function headNormsBackward(
  */
 export function headLoss(x: Tensor2D, head: Tensor2D, wanted: Wanted): Tensor1D {
   return tf.tidy(() => crossEntropy(linear(x, head), wanted));
-}
-
-/**
- * Cross-entropy of each token, and how far its distribution is from another model's, KL(other || this).
- * @param x,other [tokens, hiddenSize] of each, after the final norms   @returns [tokens] of both, in nats
- */
-export function headDivergence(
-  x: Tensor2D,
-  head: Tensor2D,
-  other: Tensor2D,
-  otherHead: Tensor2D,
-  wanted: Wanted,
-): { losses: Tensor1D; divergences: Tensor1D } {
-  return tf.tidy(() => {
-    const logits = linear(x, head);
-    const logQ = tf.logSoftmax(logits);
-    const logP = tf.logSoftmax(linear(other, otherHead));
-    const divergences: Tensor1D = tf.sum(tf.mul(tf.exp(logP), tf.sub(logP, logQ)), 1);
-    return { losses: crossEntropy(logits, wanted), divergences };
-  });
 }
 
 /**

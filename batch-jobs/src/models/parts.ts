@@ -21,7 +21,7 @@ export interface Part {
 export type Rows = Float32Array | Tensor2D;
 
 /** Windows of `length` tokens that run at once; at least one. */
-export function windowsAtOnce(length: number): number {
+export function mostWindows(length: number): number {
   return Math.max(1, Math.floor(tokensAtOnce / length));
 }
 

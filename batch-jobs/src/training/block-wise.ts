@@ -151,8 +151,8 @@ export class BlockWiseTrainer {
     loss *= lossScale;
     const norm = await this.weights.gradientNorm();
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
-      const tensor = this.weights.firstNotFinite() ?? null;
-      throw divergedError(tensor, step + 1, loss, norm, schedule.peak, block);
+      const found = this.weights.firstNotFinite() ?? null;
+      throw divergedError(found, step + 1, loss, norm, schedule.peak);
     }
     const record = { step: step + 1, block, loss, ...(await takeStep(this.weights, options, norm, inBlock)) };
     state.records.push(record);

@@ -89,10 +89,13 @@ export class HostWeights implements WeightSource {
     this.brought.clear();
   }
 
-  /** Name of the first tensor, in the order of the backward pass, whose gradient has a value that is not finite. */
-  firstNotFinite(): string | undefined {
+  /** The first tensor, in the order of the backward pass, whose gradient has a value that is not finite. */
+  firstNotFinite(): { block: number | null; tensor: string; what: 'gradient' } | undefined {
     const isNotFinite = (value: number): boolean => !Number.isFinite(value);
-    return [...this.brought].find((name) => this.trained.get(name)?.gradient.some(isNotFinite));
+    const tensor = [...this.brought].find((name) => this.trained.get(name)?.gradient.some(isNotFinite));
+    if (tensor === undefined) return undefined;
+    const [, block] = /^model\.layers\.(\d+)\./.exec(tensor) ?? [];
+    return { block: block === undefined ? null : Number(block), tensor, what: 'gradient' };
   }
 
   private weight(name: string): Float32Array {

@@ -7,7 +7,7 @@ import { DivergedError } from '../errors.ts';
 import type { DecoderConfig, ParameterKind } from '../models/decoder-config.ts';
 import { parameterKindOf } from '../models/decoder-config.ts';
 import { Decoder } from '../models/decoder.ts';
-import type { WeightSource } from '../models/decoder.ts';
+import type { NotFinite, WeightSource } from '../models/decoder.ts';
 import { isShared, sharedCopy, sharedFloat32 } from '../numeric/pool.ts';
 import type { Moments } from '../numeric/train-tasks.ts';
 import type { AdamWSettings } from './adamw.ts';
@@ -137,40 +137,33 @@ export class Trainer {
     }
     loss /= predicted;
     const norm = await this.weights.gradientNorm();
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) throw await this.divergence(loss, norm);
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) throw await this.divergence(loss, norm, parts);
 
     const record = { step: step + 1, loss, ...(await takeStep(this.weights, options, norm, step)) };
     this.state.records.push(record);
     return record;
   }
 
-  private async divergence(loss: number, norm: number): Promise<DivergedError> {
-    return divergedError(this.weights.firstNotFinite() ?? null, this.step + 1, loss, norm, this.options.schedule.peak);
+  private async divergence(loss: number, norm: number, parts: readonly Int32Array[][]): Promise<DivergedError> {
+    const found = (await this.decoder.firstNotFinite(parts)) ?? this.weights.firstNotFinite() ?? null;
+    return divergedError(found, this.step + 1, loss, norm, this.options.schedule.peak);
   }
 }
 
-/**
- * @param tensor that the first value that is not finite belongs to   @param step counted from 1
- * @param block where the tensor's name does not say it
- */
+/** @param found where a value was first met that is not finite   @param step counted from 1 */
 export function divergedError(
-  tensor: string | null,
+  found: (Omit<NotFinite, 'what'> & { what: NotFinite['what'] | 'gradient' }) | null,
   step: number,
   loss: number,
   norm: number,
   peak: number,
-  block: number | null = blockOf(tensor),
 ): DivergedError {
-  const place = tensor === null ? '' : `${block === null ? '' : ` in block ${block},`} first in ${tensor}`;
+  const block = found === null || found.block === null ? '' : ` in block ${found.block}`;
+  const place = found === null ? '' : `${block}: the ${found.what} of ${found.tensor} is not finite`;
   const message =
-    `Training diverged at step ${step}${place}: the loss is ${loss}, the gradient's norm ${norm}. ` +
-    `The checkpoint before is kept. A lower training.learningRate than ${peak} usually mends this.`;
-  return new DivergedError(message, step, block, tensor);
-}
-
-function blockOf(tensor: string | null): number | null {
-  const [, number] = /^model\.layers\.(\d+)\./.exec(tensor ?? '') ?? [];
-  return number === undefined ? null : Number(number);
+    `Training diverged at step ${step}${place} (loss ${loss}, gradient norm ${norm}). The checkpoint before is kept. ` +
+    `A lower training.learningRate than ${peak} usually mends this.`;
+  return new DivergedError(message, step, found?.block ?? null, found?.tensor ?? null);
 }
 
 /** Updates the weights with the gradients brought.  @param step of the schedule, counted from 0 */

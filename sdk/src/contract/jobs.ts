@@ -77,7 +77,7 @@ export const jobSpecSchema = createJobSchema.extend({
   analysisPrefixes: z.array(z.object({ name: z.string(), prefix: z.string() })),
 });
 
-export const phaseNames = ['load', 'impact', 'train', 'export', 'evaluate', 'analyze', 'report'] as const;
+export const phaseNames = ['load', 'impact', 'scales', 'train', 'export', 'evaluate', 'analyze', 'report'] as const;
 export const phaseSchema = z.enum(phaseNames);
 
 export const progressSchema = z.object({

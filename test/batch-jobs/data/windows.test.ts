@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { createSampler, evaluationSegments, packWindows } from '../../../batch-jobs/src/data/windows.ts';
+import { WindowPacker, createSampler, evaluationSegments, packWindows } from '../../../batch-jobs/src/data/windows.ts';
 
 const ids = (length: number): Int32Array => Int32Array.from({ length }, (_, i) => i + 10);
 
@@ -80,5 +80,29 @@ describe('createSampler', () => {
 
   it('refuses to sample from nothing', () => {
     expect(() => createSampler({ count: 0, seed: 1 })).toThrow('at least one window');
+  });
+});
+
+describe('WindowPacker', () => {
+  it('gives the same windows however the stream is parted', () => {
+    for (const cut of [0, 1, 4, 7, 11]) {
+      const packer = new WindowPacker(4);
+      packer.append(ids(11).subarray(0, cut));
+      packer.append(ids(11).subarray(cut));
+      expect(packer.windows.map((window) => [...window])).toEqual([
+        [10, 11, 12, 13],
+        [14, 15, 16, 17],
+      ]);
+    }
+  });
+
+  it('begins every window with a token that takes its place in it, and does not double one that is there', () => {
+    const packer = new WindowPacker(4, 1);
+    packer.append(Int32Array.of(1, 10, 11, 12, 13, 14));
+    packer.append(Int32Array.of(15, 1, 16, 17));
+    expect(packer.windows.map((window) => [...window])).toEqual([
+      [1, 10, 11, 12],
+      [1, 13, 14, 15],
+    ]);
   });
 });

@@ -11,7 +11,7 @@ import type { OpenedModel } from '../../../batch-jobs/src/model-weights.ts';
 import { openModel, weightsInFiles } from '../../../batch-jobs/src/model-weights.ts';
 import { isLinear } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
-import { textSegments } from '../../../batch-jobs/src/job-inputs.ts';
+import { segmentsOf } from '../../../batch-jobs/src/job-inputs.ts';
 import { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
 import { evaluateFolder } from '../../../batch-jobs/src/tools.ts';
 import { golden } from '../../support/golden.ts';
@@ -37,6 +37,11 @@ beforeAll(async () => {
   await openEngine(testEngine);
 });
 
+async function segmentsOfText(model: OpenedModel, text: string, maxTokens?: number): Promise<Int32Array[]> {
+  const store = await temporaryStore({ 'text.txt': text });
+  return segmentsOf(store, 'text.txt', model, { tokenizer: model.tokenizer, template: null }, maxTokens);
+}
+
 describe('the perplexity of the shipped model', () => {
   const reference = golden<PerplexityGolden>('perplexity');
 
@@ -47,7 +52,7 @@ describe('the perplexity of the shipped model', () => {
 
   it('is measured on the tokens that the reference tokenizer makes', async () => {
     const model = await openModel(new FolderStore(modelFolder), '');
-    const segments = textSegments(model, readFileSync(textFile, 'utf8'), reference.maxTokens);
+    const segments = await segmentsOfText(model, readFileSync(textFile, 'utf8'), reference.maxTokens);
     expect([...segments[0].subarray(0, 64)]).toEqual(reference.firstIds);
     expect(segments.length * (segments[0].length - 1)).toBe(reference.predictedTokens);
   });
@@ -61,7 +66,7 @@ describe('the perplexity of the shipped model', () => {
   it('is the same for both formats of a compressed copy to 1e-3', async () => {
     const original = await openModel(new FolderStore(modelFolder), '');
     const measure = async (model: OpenedModel): Promise<number> => {
-      const segments = textSegments(original, readFileSync(textFile, 'utf8'), 1024);
+      const segments = await segmentsOfText(original, readFileSync(textFile, 'utf8'), 1024);
       return (await measurePerplexity(model.config, model.weights, segments)).perplexity;
     };
     const perplexities = [];
@@ -94,7 +99,7 @@ describe('measurePerplexity', () => {
     const store = await temporaryStore();
     await writeTinyModel(store, '');
     const model = await openModel(store, '');
-    const segments = textSegments(model, tinyText(700, 3), undefined);
+    const segments = await segmentsOfText(model, tinyText(700, 3));
     expect(segments.length).toBeGreaterThan(3);
     const losses = await new Decoder(model.config, model.weights).losses(segments, segments.length, () => {});
     const mean = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
@@ -110,10 +115,11 @@ describe('measurePerplexity', () => {
     const store = await temporaryStore();
     await writeTinyModel(store, '');
     const model = await openModel(store, '');
-    const segments = textSegments(model, tinyText(700, 3), 200);
+    const segments = await segmentsOfText(model, tinyText(700, 3), 200);
     expect(segments.map(({ length }) => length)).toEqual([64, 64, 64]);
     expect(segments.map(([first]) => first === model.tokenizer.bosTokenId)).toEqual([true, false, false]);
-    expect(textSegments(model, 'the sea', undefined)).toHaveLength(1);
-    expect(textSegments(model, 'the sea', undefined)[0].length).toBeLessThan(10);
+    const short = await segmentsOfText(model, 'the sea');
+    expect(short).toHaveLength(1);
+    expect(short[0].length).toBeLessThan(10);
   });
 });

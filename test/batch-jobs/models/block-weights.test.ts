@@ -60,13 +60,17 @@ describe("a block's gradients", () => {
     expect(names).toEqual(linearTensorNames(config, 0));
   });
 
-  it('are added for every weight that the block has', async () => {
+  it('are added for every weight that the block has, and those that were added are gone', async () => {
     const { config, source } = open('Qwen2ForCausalLM');
-    const uploaded = await uploadBlock(config, 0, source);
-    const doubled = tf.tidy(() => addGradients(uploaded, uploaded));
-    expect(Object.keys(doubled)).toEqual(Object.keys(uploaded));
+    const before = tf.memory().numTensors;
+    const terms = [await uploadBlock(config, 0, source), await uploadBlock(config, 0, source)] as const;
+    const names = Object.keys(terms[0]);
     const bias = 'self_attn.k_proj.bias';
-    expect([...(doubled[bias]?.dataSync() ?? [])]).toEqual([...(uploaded[bias]?.dataSync().map((x) => 2 * x) ?? [0])]);
-    tf.dispose([Object.values(uploaded), Object.values(doubled)]);
+    const single = terms[0][bias]?.dataSync() ?? [];
+    const sum = addGradients(...terms);
+    expect(Object.keys(sum)).toEqual(names);
+    expect([...(sum[bias]?.dataSync() ?? [])]).toEqual(Array.from(single, (value) => 2 * value));
+    expect(tf.memory().numTensors).toBe(before + names.length);
+    tf.dispose(Object.values(sum));
   });
 });

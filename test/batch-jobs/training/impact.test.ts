@@ -2,9 +2,10 @@ import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
 import type { DecoderConfig } from '../../../batch-jobs/src/models/decoder-config.ts';
-import { isLinear } from '../../../batch-jobs/src/models/decoder-config.ts';
+import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
+import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 import type { ImpactSums } from '../../../batch-jobs/src/training/impact.ts';
 import { createImpactSums, measureImpact, sumImpact } from '../../../batch-jobs/src/training/impact.ts';
 import { golden, unpack } from '../../support/golden.ts';
@@ -163,6 +164,46 @@ describe('sumImpact', () => {
       });
     }
   });
+
+  it.each(Object.entries(golden<{ models: Record<string, { config: Record<string, unknown> }> }>('families').models))(
+    'squares each window’s gradient of every matrix of a family, and sees what it is given, %s',
+    async (_, model) => {
+      const family = parseModelConfig(model.config);
+      const random = createRandom(3);
+      const own = new Map(
+        [...tensorShapes(family)].map(([name, shape]) => [
+          name,
+          Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 0.7 * (random() + random() - 1)),
+        ]),
+      );
+      const read = (name: string): Float32Array => own.get(name) as Float32Array;
+      const windows = windowsOf(2, 12).map((window) => window.map((id) => id % family.vocabSize));
+      const { squares, inputs } = await sumImpact({ config: family, weights: { read }, windows });
+      const expected = new Map<string, Float64Array>();
+      for (const window of windows) {
+        await new Decoder(family, { read }).lossAndGradients([[window]], {
+          gradientScale: 12 / 11,
+          reduction: 'sum',
+          consume(name, gradient) {
+            const sum = expected.get(name) ?? new Float64Array(gradient.length);
+            expected.set(
+              name,
+              sum.map((value, i) => value + gradient[i] ** 2),
+            );
+          },
+        });
+      }
+      const linears = [...own.keys()].filter(isLinear).sort();
+      expect([...squares.keys()].sort()).toEqual(linears);
+      for (const name of linears) {
+        const wanted = expected.get(name) as Float64Array;
+        const largest = Math.max(...wanted);
+        expect(largest, name).toBeGreaterThan(0);
+        squares.get(name)?.forEach((value, i) => expect(Math.abs(value - wanted[i]) / largest).toBeLessThan(1e-4));
+        expect(Math.min(...(inputs.get(name)?.magnitudes ?? [])), name).toBeGreaterThan(0);
+      }
+    },
+  );
 
   it('goes on from saved sums with the same bits', async () => {
     // 64 windows of 32 tokens share a walk, so these take two.

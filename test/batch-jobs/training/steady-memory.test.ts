@@ -34,7 +34,11 @@ async function createTrainer(): Promise<Trainer> {
   return new Trainer(
     {
       config,
-      quantizer: { grid: { bits: 3, groupSize: 64 }, cherries: new Map(), columnScales: new Map() },
+      quantizer: {
+        grid: { bits: 3, groupSize: 64, levels: 'midRise' as const, aligned: false },
+        cherries: new Map(),
+        columnScales: new Map(),
+      },
       teacher: null,
       schedule: { peak: 1e-3, totalSteps: 40, warmupFraction: 0.1, floor: 0.1 },
       adamW: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0 },

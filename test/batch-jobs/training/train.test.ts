@@ -1,5 +1,6 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
+import { DivergedError } from '../../../batch-jobs/src/errors.ts';
 import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
@@ -208,12 +209,47 @@ describe('Trainer', () => {
     expect(arrays.size).toBe(oneBlock.length);
   });
 
-  it('that diverges names the step and the tensor, and leaves the state as it was', async () => {
-    const trainer = new Trainer(options(), await createTrainState(tinyWeights()));
-    await advance(trainer, 2);
-    (trainer.state.latent.get('model.norm.weight') as Float32Array)[0] = NaN;
-    const before = contentOf(trainer.state);
-    await expect(trainer.advance()).rejects.toThrow(/diverged at step 3.*first in model\..*learningRate than 0\.005/s);
-    expect(contentOf(trainer.state)).toEqual(before);
+  describe('that diverges', () => {
+    const poison = (name: string, value: number) => (state: TrainState) =>
+      ((state.latent.get(name) as Float32Array)[5] = value);
+    const down = 'model.layers.1.mlp.down_proj.weight';
+
+    it.each([
+      ['in a norm', poison('model.norm.weight', NaN), null, /model\.norm\.weight/],
+      ['in a matrix', poison(down, NaN), 1, /in block 1: the values of model\.layers\.1\.mlp\.down_proj\.weight/],
+      ['by an overflow', poison('model.layers.1.input_layernorm.weight', 3e38), 1, /in block 1: the output of/],
+    ] as const)('%s names block, tensor and step, and leaves the state as it was', async (_, spoil, block, message) => {
+      const trainer = new Trainer(options(), await createTrainState(tinyWeights()));
+      await advance(trainer, 2);
+      spoil(trainer.state);
+      const before = contentOf(trainer.state);
+      const error: unknown = await trainer.advance().catch((thrown: unknown) => thrown);
+      expect(error).toBeInstanceOf(DivergedError);
+      expect(error).toMatchObject({ code: 'diverged', step: 3, block, param: 'training.learningRate' });
+      expect((error as DivergedError).message).toMatch(message);
+      expect((error as DivergedError).message).toMatch(/at step 3\b.*learningRate than 0\.005/s);
+      expect((error as DivergedError).tensor).not.toBeNull();
+      expect(contentOf(trainer.state)).toEqual(before);
+    });
+
+    it('in a gradient alone is known by the tensor that the backward pass came to first', async () => {
+      const { latent, moments } = await createTrainState(tinyWeights());
+      const weights = new HostWeights(config, latent, null);
+      const arrays = [...moments].map(([name, own]) => {
+        return [name, { moments: own, gradient: new Float32Array(latent.get(name)?.length ?? 0) }] as const;
+      });
+      weights.train(new Map(arrays));
+      const gradientOf = (name: string, value: number) => new Float32Array(latent.get(name)?.length ?? 0).fill(value);
+      for (const [name, value] of [
+        [down, 1],
+        ['model.layers.0.mlp.down_proj.weight', Infinity],
+        ['model.layers.0.input_layernorm.weight', NaN],
+        ['model.embed_tokens.weight', NaN],
+      ] as const)
+        weights.addGradient(name, gradientOf(name, value));
+      const tensor = 'model.layers.0.mlp.down_proj.weight';
+      expect(weights.firstNotFinite()).toEqual({ block: 0, tensor, what: 'gradient' });
+      await expect(weights.gradientNorm()).rejects.toThrow(/no gradient of model\./);
+    });
   });
 });
