@@ -1,4 +1,4 @@
-/** The two errors that a caller can act on. Anything else that is thrown is a bug (exit 1). */
+/** The errors that a caller can act on. Anything else that is thrown is a bug (exit 1). */
 
 /** The caller can fix it: a file, a field, a setting. Exit 2, never retried. Message: what, received, allowed, likely fix. */
 export class InputError extends Error {
@@ -12,6 +12,11 @@ export class InputError extends Error {
   ) {
     super(message, options);
   }
+}
+
+/** The result misses a limit that the job was given; its state says so already. Exit 2, never retried. */
+export class QualityError extends Error {
+  override readonly name = 'QualityError';
 }
 
 /** Training met a loss or a gradient that is not finite; its last checkpoint stays good. A lower learning rate mends it. */

@@ -4,6 +4,8 @@ import type { Dataset, TextModel } from './data/dataset.ts';
 import { readDataset, readTokens } from './data/dataset.ts';
 import { evaluationSegments } from './data/windows.ts';
 import { InputError } from './errors.ts';
+import type { Task } from './evaluation/tasks.ts';
+import { openTask } from './evaluation/tasks.ts';
 import { openChatTemplate } from './formats/chat-template.ts';
 import type { JobFolder } from './job-folder.ts';
 import type { OpenedModel } from './model-weights.ts';
@@ -63,6 +65,15 @@ export async function windowsOf(
       onProgress: ({ fraction }) => loading.at(fraction),
     }),
   );
+}
+
+/** The multiple-choice tasks of the job, in order.  @throws InputError naming file and line */
+export async function tasksOf(store: Store, { evaluation, tasks }: JobSpec): Promise<Task[]> {
+  const opened: Task[] = [];
+  for (const [index, { name, prefix }] of tasks.entries()) {
+    opened.push(await openTask(store, prefix, name, evaluation?.tasks[index]?.maxQuestions));
+  }
+  return opened;
 }
 
 /** Segments of the evaluation text, all of one length; none when the job has no such text. */

@@ -13,6 +13,8 @@ import { analyzeJob } from './analyze-job.ts';
 import { columnScalesOf, scalesOf } from './column-scales.ts';
 import { createSampler } from './data/windows.ts';
 import { openEngine } from './engine/engine.ts';
+import { QualityError } from './errors.ts';
+import { missedLimits } from './evaluation/gate.ts';
 import type { CompressedModel } from './exporters/exporter.ts';
 import { gridOf, nativeConfig } from './exporters/native.ts';
 import { exporters } from './exporters/registry.ts';
@@ -23,9 +25,9 @@ import type { ReportData } from './exporters/report.ts';
 import type { ImpactArtifact } from './impact-artifact.ts';
 import { impactOf } from './impact.ts';
 import type { JobFolder } from './job-folder.ts';
-import { evaluationSegmentsOf, openOriginal, windowsOf } from './job-inputs.ts';
+import { evaluationSegmentsOf, openOriginal, tasksOf, windowsOf } from './job-inputs.ts';
 import type { Measured } from './measure.ts';
-import { measurer } from './measure.ts';
+import { Measurer } from './measure.ts';
 import { methods } from './methods/registry.ts';
 import { blockPrefix, isLinear } from './models/decoder-config.ts';
 import type { OpenedModel } from './model-weights.ts';
@@ -49,7 +51,7 @@ import { FileWriter, jsonBytes, writeModel } from './write-model.ts';
 /** Weights of a matrix that the report shows. */
 const shownSamples = 1024;
 
-/** @throws InputError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
+/** @throws InputError, QualityError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
 export async function runJob(options: RunOptions): Promise<void> {
   if (options.job.spec.kind === 'analyze') return analyzeJob(options);
   const { store, job } = options;
@@ -65,6 +67,7 @@ export async function runJob(options: RunOptions): Promise<void> {
   const text = { prefix: spec.calibrationPrefix, use: 'calibration text', param: 'calibrationDatasetId' };
   const calibration = method.trains ? await windowsOf(options, model, text) : null;
   const evaluation = await evaluationSegmentsOf(store, spec, model);
+  const tasks = await tasksOf(store, spec);
   const fingerprints = {
     model: await folderFingerprint(store, spec.modelPrefix),
     calibration: spec.calibrationPrefix === null ? null : await folderFingerprint(store, spec.calibrationPrefix),
@@ -192,21 +195,43 @@ export async function runJob(options: RunOptions): Promise<void> {
 
   // 5. Evaluate what was written, the original and plain rounding.
   progress.start('evaluate');
-  const measure = measurer(store, job, engine, evaluation, fingerprints.evaluation, progress);
+  const { divergence = false, limits = {} } = spec.evaluation ?? {};
+  const measuresDivergence = divergence || limits.divergence !== undefined;
+  const measure = new Measurer(
+    store,
+    job,
+    engine,
+    {
+      segments: evaluation,
+      fingerprints: [
+        fingerprints.evaluation,
+        ...(await Promise.all(spec.tasks.map(({ prefix }) => folderFingerprint(store, prefix)))),
+      ],
+      tasks,
+      original: measuresDivergence ? model : null,
+    },
+    progress,
+  );
   const primary = spec.formats.includes('native') ? exporters.native : exporters.hf;
-  const baseline = await measure.known(['original', fingerprints.model], () => openModel(store, spec.modelPrefix));
+  const baseline = await measure.known(['original', fingerprints.model], () => openModel(store, spec.modelPrefix), {
+    scoresTasks: true,
+    isOriginal: true,
+  });
   const written = await openModel(store, artifacts + primary.folder);
-  const compressedResult = await measure.now(written);
+  const compressedResult = await measure.now(written, { scoresTasks: true });
   let hf: Measured | null = null;
   if (primary === exporters.hf) hf = compressedResult;
   else if (spec.formats.includes('hf')) {
-    hf = await measure.now(await openModel(store, artifacts + exporters.hf.folder));
+    hf = await measure.now(await openModel(store, artifacts + exporters.hf.folder), { scoresTasks: false });
   }
-  const roundingIdentity = ['rounding', fingerprints.model, spec.scheme.bits, spec.scheme.groupSize];
+  const { method: rounds, bits, groupSize, quantizer } = spec.scheme;
+  const roundingIdentity = ['rounding', fingerprints.model, bits, groupSize, quantizer];
   const rounding =
-    spec.scheme.method === 'rtn' && primary === exporters.native
+    rounds === 'rtn' && primary === exporters.native
       ? await measure.keep(roundingIdentity, compressedResult)
-      : await measure.known(roundingIdentity, () => writeRounding(store, job, model, spec.scheme));
+      : await measure.known(roundingIdentity, () => writeRounding(store, job, model, spec.scheme), {
+          scoresTasks: true,
+        });
   await store.deletePrefix(`${job.prefix}scratch/`);
   const tensors = await tensorTable(compressed, written);
 
@@ -250,8 +275,10 @@ export async function runJob(options: RunOptions): Promise<void> {
     formats: spec.formats,
     files: files.files(),
   };
+  const missed = missedLimits(limits, { original: baseline, result: compressedResult });
   await job.assertCurrent();
-  await store.put(`${artifacts}manifest.json`, jsonBytes(manifest));
+  if (missed === null) await store.put(`${artifacts}manifest.json`, jsonBytes(manifest));
+  else await setApart(store, artifacts, `${job.prefix}rejected/`, manifest);
   const result: JobResult = {
     engine: engine.name,
     engineReason: engine.reason,
@@ -264,8 +291,22 @@ export async function runJob(options: RunOptions): Promise<void> {
     evaluatedTokens: report.evaluatedTokens,
     seconds: (Date.now() - job.firstStart.getTime()) / 1000,
   };
-  await job.succeed({ result });
+  if (missed === null) await job.succeed({ result });
+  else await job.fail({ fault: 'quality', code: 'quality', message: missed, param: 'evaluation.limits' }, result);
   await store.deletePrefix(checkpoints);
+  if (missed !== null) throw new QualityError(missed);
+}
+
+/** Moves what missed the job's limits to where nobody takes it for a result; the manifest comes last. */
+async function setApart(store: Store, from: string, to: string, manifest: Manifest): Promise<void> {
+  await store.delete(`${to}manifest.json`);
+  for (const { path } of manifest.files) {
+    const body = await store.stream(from + path);
+    if (body === null) throw new Error(`${from + path} was deleted while it was being moved`);
+    await store.put(to + path, body);
+  }
+  await store.put(`${to}manifest.json`, jsonBytes(manifest));
+  await store.deletePrefix(from);
 }
 
 /** Sampled weights of one matrix of each kind, from the middle of the model. */

@@ -88,9 +88,9 @@ export async function evaluateFolder(
   const texts = new FolderStore(dirname(textFile));
   const segments = await segmentsOf(texts, basename(textFile), model, text, options.maxTokens);
   const total = segments.length * segments[0].length;
-  const { perplexity, tokens } = await measurePerplexity(model.config, await cached(model), segments, (share) =>
-    options.onProgress?.(Math.round(share * total), total),
-  );
+  const { perplexity, tokens } = await measurePerplexity(model.config, await cached(model), segments, {
+    onProgress: (share) => options.onProgress?.(Math.round(share * total), total),
+  });
   return {
     perplexity,
     tokens,

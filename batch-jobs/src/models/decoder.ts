@@ -58,7 +58,7 @@ export interface DecoderLimits {
 }
 
 /** 16 MB of logits, 512 MB of activations. */
-const defaultLimits: DecoderLimits = { logits: 4 * 1024 * 1024, keptBytes: 512 * 1024 * 1024 };
+export const defaultLimits: DecoderLimits = { logits: 4 * 1024 * 1024, keptBytes: 512 * 1024 * 1024 };
 
 /** Of each part, what a block's backward pass starts from: its activations on the device, or its input in host memory. */
 type Step = BlockActivations | Float32Array;

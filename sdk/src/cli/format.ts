@@ -73,7 +73,7 @@ function renderDivergences(measured: readonly [string, Measurement | null][]): s
   return rows.length === 0 ? null : renderTable(['divergence from the original', 'nats a token'], rows);
 }
 
-/** Accuracy in each task, by likelihood and by likelihood per byte. */
+/** Accuracy in each task, by likelihood and by likelihood per character. */
 function renderTasks(measured: readonly [string, Measurement | null][]): string | null {
   const rows = measured.flatMap(([name, measurement]) =>
     (measurement?.tasks ?? []).map(({ name: task, questions, acc, accNorm, accStderr }) => [

@@ -108,7 +108,7 @@ export const taskScoreSchema = z.object({
   questions: z.number().int(),
   /** Share of questions whose right choice is the likeliest. */
   acc: z.number(),
-  /** The same by likelihood per byte of the choice. */
+  /** The same by likelihood per character of the choice. */
   accNorm: z.number(),
   /** Standard error of `acc`. */
   accStderr: z.number(),

@@ -104,7 +104,9 @@ describe('measurePerplexity', () => {
     const losses = await new Decoder(model.config, model.weights).losses(segments, segments.length, () => {});
     const mean = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
     const shares: number[] = [];
-    const result = await measurePerplexity(model.config, model.weights, segments, (share) => shares.push(share));
+    const result = await measurePerplexity(model.config, model.weights, segments, {
+      onProgress: (share) => shares.push(share),
+    });
     expect(result.perplexity).toBeCloseTo(Math.exp(mean), 3);
     expect(result.tokens).toBe(segments.length * 63);
     expect(shares).toEqual(shares.toSorted((a, b) => a - b));
