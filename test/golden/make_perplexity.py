@@ -18,7 +18,7 @@ from golden_file import FOLDER, write_golden
 
 TOKENS = 4096
 LONGEST_SEGMENT = 2048
-ROUNDED_TO = 32
+ROUNDED_TO = 16
 demo = FOLDER.parent.parent / "demo"
 model = demo / "model"
 text_file = demo / "test.txt"

@@ -26,7 +26,7 @@ MODEL = FOLDER.parent.parent / "demo" / "model"
 TASKS = FOLDER / "tasks"
 HARNESS_TASKS = Path(lm_eval.__file__).parent / "tasks"
 # Choices nearer to each other than this would be told apart by rounding; there must be none.
-CLOSEST = 5e-3
+CLOSEST = 0.01
 
 
 def records(name):
@@ -97,7 +97,7 @@ def score(model, label, task, rows, examples=()):
 
 def own_record(sample):
     likelihoods = np.array([likelihood for likelihood, _ in sample["filtered_resps"]], dtype=np.float64)
-    pairs = [(pair["arg_0"], pair["arg_1"]) for pair in sample["arguments"].values()]
+    pairs = [tuple(pair) for pair in sample["arguments"]]
     best, second = np.sort(likelihoods)[::-1][:2]
     if best - second < CLOSEST:
         raise SystemExit(f"too close to call: {likelihoods} for {pairs}")

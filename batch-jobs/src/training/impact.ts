@@ -54,6 +54,11 @@ export interface ImpactRequest {
   readonly onWalk?: (sums: ImpactSums) => Promise<void>;
 }
 
+/** Windows of `length` tokens that share a walk. */
+export function windowsInWalk(config: DecoderConfig, length: number): number {
+  return Math.max(Math.floor(tokensAtOnce / length), Math.min(mostWindows, walkLength(config, length)));
+}
+
 /**
  * Sums the squared gradients and the inputs of all windows.
  * @throws InputError naming the tensor and the windows when a squared gradient is not finite
@@ -63,8 +68,7 @@ export async function sumImpact({ config, weights, windows, onWalk, ...from }: I
   const decoder = new Decoder(config, weights);
   const { length } = windows[0];
   const windowsAtOnce = Math.max(1, Math.floor(tokensAtOnce / length));
-  const windowsInWalk = Math.max(windowsAtOnce, Math.min(mostWindows, walkLength(config, length)));
-  for (const walk of partsOf(windows.slice(sums.windows), windowsInWalk)) {
+  for (const walk of partsOf(windows.slice(sums.windows), windowsInWalk(config, length))) {
     await decoder.lossAndGradients(partsOf(walk, windowsAtOnce), {
       gradientScale: length / (length - 1),
       reduction: 'sumOfSquares',
