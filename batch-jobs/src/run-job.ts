@@ -336,7 +336,7 @@ async function writeRounding(store: Store, job: JobFolder, model: OpenedModel, s
   const prefix = `${job.prefix}scratch/rounding/`;
   const rounded: CompressedModel = {
     configJson: model.folder.configJson,
-    scheme: { ...scheme, method: 'rtn' },
+    scheme: { ...scheme, method: 'rtn', columnScales: 'none' },
     keepsCherries: false,
     shapes: model.shapes,
     weights: weightsInFiles(store, model.folder),
