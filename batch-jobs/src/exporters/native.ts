@@ -58,11 +58,17 @@ export function nativeConfig(scheme: Scheme, keepsCherries: boolean): NativeConf
     bits: scheme.bits,
     group_size: scheme.groupSize === 'row' ? -1 : scheme.groupSize,
     cherry_fraction: keepsCherries ? scheme.cherryFraction : 0,
-    levels: scheme.quantizer === 'published' ? publishedLevels(scheme.bits) : scheme.quantizer,
+    levels: levelsFor(scheme),
     aligned_groups: scheme.groups === 'aligned',
     cherry_mode: scheme.cherryMode,
     column_scales: scheme.columnScales === 'searched',
   };
+}
+
+/** Rounding to nearest has zero points wherever it is published (Frantar et al. 2023, Shao et al. 2024). */
+function levelsFor({ method, bits, quantizer }: Scheme): LevelKind {
+  if (quantizer !== 'published') return quantizer;
+  return method === 'rtn' ? 'asymmetric' : publishedLevels(bits);
 }
 
 /** @throws InputError naming the field of a `quantization_config` that this version does not read */

@@ -31,7 +31,7 @@ export const schemeSchema = z.strictObject({
   criterion: z.enum(cherryCriteria).default('impact'),
   /** Cherries chosen in each row, as the published code does, or whole columns, as the paper's section 6.1 says. */
   cherryMode: z.enum(['row', 'column']).default('row'),
-  /** Levels of a group; `published`: `midRise` up to 4 bits and `symmetric` above. */
+  /** Levels of a group; `published`: for `rtn` `asymmetric`, for the others `midRise` up to 4 bits and `symmetric` above. */
   quantizer: z.enum(['published', 'midRise', 'symmetric', 'asymmetric']).default('published'),
   /**
    * `compacted`, as published: groups are cut from what is left of a row once its cherries are taken out. `aligned`, a

@@ -97,8 +97,9 @@ function expectedValues(model: ReturnType<typeof compress>, name: string): Float
   return dequantizeMatrix(quantizeMatrix(weight, columns, gridFrom(model.scheme), own.cherries, own.scales));
 }
 
-function gridFrom({ bits, groupSize, quantizer, groups }: Scheme): Grid {
-  const levels = quantizer === 'published' ? {} : { levels: quantizer };
+function gridFrom({ method, bits, groupSize, quantizer, groups }: Scheme): Grid {
+  const published = method === 'rtn' ? { levels: 'asymmetric' as const } : {};
+  const levels = quantizer === 'published' ? published : { levels: quantizer };
   return gridFor(bits, groupSize === 'row' ? Infinity : groupSize, { ...levels, aligned: groups === 'aligned' });
 }
 
@@ -109,7 +110,7 @@ const schemes: Partial<Scheme>[] = [
   { method: 'cherryq', bits: 3 },
   { method: 'cherryq', bits: 4, groupSize: 'row', cherryFraction: 0.25 },
   { method: 'cherryq', bits: 2, groupSize: 1 },
-  { method: 'rtn', bits: 3, quantizer: 'asymmetric', groupSize: 7 },
+  { method: 'rtn', bits: 3, quantizer: 'midRise', groupSize: 7 },
   { method: 'qat', bits: 2, quantizer: 'symmetric', groupSize: 'row' },
   { method: 'cherryq', bits: 3, cherryMode: 'column', cherryFraction: 0.1 },
   { method: 'cherryq', bits: 4, groups: 'aligned', cherryFraction: 0.1, groupSize: 5 },
@@ -184,7 +185,7 @@ describe('the native file', () => {
     const names = ['a.weight', 'b.weight', 'c.weight'];
     const weights = new Map(names.map((name) => [name, Float32Array.from({ length: 21 }, (_, i) => i - 10)]));
     const model = {
-      ...compress({ method: 'rtn', bits: 8, groupSize: 4 }),
+      ...compress({ method: 'qat', bits: 8, groupSize: 4 }),
       shapes: new Map(names.map((name) => [name, [3, 7]])),
       weights: weightsInMemory(weights),
       isQuantized: (name: string) => name !== 'b.weight',
