@@ -11,6 +11,8 @@ import {
   fractions,
   groupSizesOf,
   keyOf,
+  rounding,
+  roundings,
   seeds,
   training,
   variantRun,
@@ -74,9 +76,9 @@ const qat =
     seed,
     training: {},
   });
-const rtn = (subject: Subject, scheme: Run['scheme']): Run => ({
+const rtn = (subject: Subject, ...[width, groupSize, quantizer]: Parameters<typeof rounding>): Run => ({
   subject,
-  scheme: { method: 'rtn', ...scheme },
+  scheme: rounding(width, groupSize, quantizer),
   seed: seeds[0],
   training: {},
 });
@@ -146,14 +148,11 @@ function verdicts(data: StudyData): string {
       'CherryQ at 3 bits is better than rounding with equal or more bits per weight',
       comparisonsOf(data, (subject, text, groupSize) => {
         const own = perplexities(data, text, cherryq(subject, { bits: 3, groupSize }));
-        const rounded = cheapestRounding(
-          data,
-          subject,
-          outcomeOf(data, cherryq(subject, { bits: 3, groupSize })(seeds[0])).bitsPerWeight,
-        );
+        const { bitsPerWeight } = outcomeOf(data, cherryq(subject, { bits: 3, groupSize })(seeds[0]));
+        const rounded = bestRounding(data, subject, text, bitsPerWeight);
         return compare(
           own,
-          own.map(() => rounded.compressed[text] as number),
+          own.map(() => rounded),
         );
       }),
     ),
@@ -239,37 +238,51 @@ function claim(text: string, all: readonly { where: string; comparison: Comparis
   return `- ${text}: ${holds}. Of ${all.length} settings it is lower in ${count('lower')}, unclear in ${count('unclear')}, higher in ${count('higher')}; its mean is ahead in ${ahead}.${worse}`;
 }
 
-/** The rounding of fewest bits that has at least as many as asked for. */
-function cheapestRounding(data: StudyData, subject: Subject, bitsPerWeight: number): Outcome {
-  const all = bits.flatMap((width) =>
-    groupSizesOf(subject).map((groupSize) => outcomeOf(data, rtn(subject, { bits: width, groupSize }))),
-  );
-  const enough = all.filter((outcome) => outcome.bitsPerWeight >= bitsPerWeight);
-  return (enough.length > 0 ? enough : all).reduce((a, b) =>
-    enough.length > 0 ? (b.bitsPerWeight < a.bitsPerWeight ? b : a) : b.bitsPerWeight > a.bitsPerWeight ? b : a,
-  );
+/** Perplexity of the better of both roundings, each with the fewest bits that are at least as many as asked for. */
+function bestRounding(data: StudyData, subject: Subject, text: number, bitsPerWeight: number): number {
+  const found = roundings.map((quantizer) => {
+    const enough = bits
+      .flatMap((width) => groupSizesOf(subject).map((groupSize) => rtn(subject, width, groupSize, quantizer)))
+      .map((run) => outcomeOf(data, run))
+      .filter((outcome) => outcome.bitsPerWeight >= bitsPerWeight)
+      .sort((a, b) => a.bitsPerWeight - b.bitsPerWeight);
+    if (enough[0] === undefined) throw new Error(`The study has no rounding with ${bitsPerWeight} bits per weight.`);
+    return enough[0].compressed[text] as number;
+  });
+  return Math.min(...found);
 }
 
+const methodNames = ['rtn', 'mid-rise', 'qat', 'cherryq'] as const;
+
 function methodSection(data: StudyData, pictures: Map<string, string>): string {
-  const parts = ['## Bits, groups and methods'];
+  const parts = [
+    `## Bits, groups and methods
+
+\`rtn\` rounds with zero points, as others ship it; \`mid-rise\` is the published grid of \`qat\` and \`cherryq\` before any training.
+\`b/w\` is bits per weight in the quantized layers, everything stored for them counted.`,
+  ];
   for (const subject of data.subjects) {
     const points: Point[] = [];
     const rows: string[][] = [];
     for (const width of bits) {
       for (const groupSize of groupSizesOf(subject)) {
         const scheme = { bits: width, groupSize };
-        const rounded = outcomeOf(data, rtn(subject, scheme));
+        const [rounded, onGrid] = roundings.map((quantizer) =>
+          outcomeOf(data, rtn(subject, width, groupSize, quantizer)),
+        ) as [Outcome, Outcome];
         const cells = subject.texts.flatMap((text, index) => {
           const spreads = {
             rtn: spreadOf([rounded.compressed[index] as number]),
+            'mid-rise': spreadOf([onGrid.compressed[index] as number]),
             qat: spreadOf(perplexities(data, index, qat(subject, scheme))),
             cherryq: spreadOf(perplexities(data, index, cherryq(subject, scheme))),
           };
           const panel = `${text.name}, ${groupSize === 'row' ? 'row' : `g${groupSize}`}`;
           for (const [series, y] of Object.entries(spreads)) points.push({ panel, series, x: width, y });
-          return [spreads.rtn.mean.toFixed(3), shown(spreads.qat), shown(spreads.cherryq)];
+          const untrained = [spreads.rtn, spreads['mid-rise']].map(({ mean }) => mean.toFixed(3));
+          return [...untrained, shown(spreads.qat), shown(spreads.cherryq)];
         });
-        const cost = [rounded, outcomeOf(data, cherryq(subject, scheme)(seeds[0]))].map((outcome) =>
+        const cost = [rounded, onGrid, outcomeOf(data, cherryq(subject, scheme)(seeds[0]))].map((outcome) =>
           outcome.bitsPerWeight.toFixed(2),
         );
         rows.push([String(width), String(groupSize), ...cost, ...cells]);
@@ -279,7 +292,7 @@ function methodSection(data: StudyData, pictures: Map<string, string>): string {
     pictures.set(
       picture,
       spreadChart(points, {
-        series: ['rtn', 'qat', 'cherryq'],
+        series: methodNames.toReversed(),
         xLabel: 'bits',
         yLabel: 'perplexity',
         logarithmic: true,
@@ -289,9 +302,10 @@ function methodSection(data: StudyData, pictures: Map<string, string>): string {
     const header = [
       'bits',
       'group',
-      'b/w rtn, qat',
+      'b/w rtn',
+      'b/w mid-rise, qat',
       'b/w cherryq',
-      ...subject.texts.flatMap(({ name }) => ['rtn', 'qat', 'cherryq'].map((method) => `${name}: ${method}`)),
+      ...subject.texts.flatMap(({ name }) => methodNames.map((method) => `${name}: ${method}`)),
     ];
     parts.push(`### ${subject.name}\n\n![Perplexity by bits and method](study/${picture})\n\n${table(header, rows)}`);
   }

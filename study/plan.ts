@@ -89,11 +89,22 @@ const run = (subject: Subject, scheme: Scheme, seed: number, changes: Training =
 
 export const groupSizesOf = (subject: Subject): readonly (number | 'row')[] => [subject.groupSize, 'row'];
 
+/** Rounding as others ship it, with zero points, and on the grid that training begins from. */
+export const roundings = ['published', 'midRise'] as const;
+
+export function rounding(
+  width: (typeof bits)[number],
+  groupSize: number | 'row',
+  quantizer: (typeof roundings)[number],
+): Scheme {
+  return { method: 'rtn', bits: width, groupSize, ...(quantizer === 'published' ? {} : { quantizer }) };
+}
+
 /** Bits x group size x method. */
 export function methodRuns(subject: Subject): Run[] {
   return bits.flatMap((width) =>
     groupSizesOf(subject).flatMap((groupSize) => [
-      run(subject, { method: 'rtn', bits: width, groupSize }, seeds[0]),
+      ...roundings.map((quantizer) => run(subject, rounding(width, groupSize, quantizer), seeds[0])),
       ...seeds.flatMap((seed) => [
         run(subject, { method: 'qat', bits: width, groupSize }, seed),
         run(subject, { method: 'cherryq', bits: width, groupSize }, seed),
