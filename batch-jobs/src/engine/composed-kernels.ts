@@ -88,11 +88,21 @@ function attention(inputs: AttentionInputs, shape: AttentionShape): Tensor[] {
   const queries: Tensor3D = tf.reshape(turnedQueries, [groups, shared * length, headDim]);
   const keys: Tensor3D = tf.reshape(turnedKeys, [groups, width, headDim]);
   const values: Tensor3D = tf.reshape(splitHeads(inputs.values, shape, width, keyValueHeads), [groups, width, headDim]);
-  const products = tf.mul(tf.matMul(queries, keys, false, true), 1 / Math.sqrt(headDim));
-  const scores = tf.add(tf.reshape(products, [groups * shared, length, width]), causalMask(shape));
-  const probabilities: Tensor3D = tf.reshape(tf.softmax(scores), [groups, shared * length, width]);
+  const products = consumed([tf.matMul(queries, keys, false, true)], ([own]) => tf.mul(own, 1 / Math.sqrt(headDim)));
+  const masked = consumed([products], ([own]) => {
+    return tf.add(tf.reshape(own, [groups * shared, length, width]), causalMask(shape));
+  });
+  const softmax = consumed([masked], ([own]) => tf.softmax(own));
+  const probabilities: Tensor3D = tf.reshape(softmax, [groups, shared * length, width]);
   const attended = joinHeads(tf.matMul(probabilities, values), shape, length, heads);
   return [attended, queries, keys, values, probabilities];
+}
+
+/** What `use` makes of tensors that nobody needs after it: those with a number for each pair of tokens are the largest there are. */
+function consumed<Result extends Tensor>(tensors: Tensor[], use: (tensors: Tensor[]) => Result): Result {
+  const result = use(tensors);
+  tf.dispose(tensors);
+  return result;
 }
 
 /** [length, width]: 0 where a query may look, a large negative number elsewhere. */
@@ -119,10 +129,10 @@ function attentionBackward(inputs: Record<string, Tensor>, shape: AttentionShape
     headDim,
   ]);
   const dValues = tf.matMul(probabilities, dAttended, true, false);
-  const dProbabilities = tf.matMul(dAttended, values, false, true);
-  const weighted = tf.mul(dProbabilities, probabilities);
-  const dScores: Tensor3D = tf.sub(weighted, tf.mul(probabilities, tf.sum(weighted, -1, true)));
-  const dProducts: Tensor3D = tf.mul(dScores, 1 / Math.sqrt(headDim));
+  const weighted = consumed([tf.matMul(dAttended, values, false, true)], ([own]) => tf.mul(own, probabilities));
+  const projected = tf.mul(probabilities, tf.sum(weighted, -1, true));
+  const dScores = consumed([weighted, projected], ([own, other]) => tf.sub(own, other));
+  const dProducts: Tensor3D = consumed([dScores], ([own]) => tf.mul(own, 1 / Math.sqrt(headDim)));
   const turnBack = (gradient: Tensor, rows: number, count: number): Tensor => {
     const [cos, sin] = [inputs.cos, inputs.sin].map((table) => tf.slice(table, [width - rows, 0], [rows, headDim / 2]));
     const split: Tensor4D = tf.reshape(gradient, [windows, count, rows, headDim]);

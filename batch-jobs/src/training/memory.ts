@@ -79,6 +79,8 @@ export function memoryNeeded({ config, scheme, training, engine }: MemoryRequest
     walkLength(config, tokensInPart) * Math.min(batchSize, mostWindows(length)),
   );
 
+  const windowsOfImpact = Math.min(training.impactSamples, windowsInWalk(config, length));
+
   const loaded: MemoryPart[] = [
     { part: 'process and engine', bytes: overhead.processBytes },
     { part: 'latent weights', bytes: floatBytes * sizes.parameters },
@@ -89,7 +91,7 @@ export function memoryNeeded({ config, scheme, training, engine }: MemoryRequest
     { part: 'impact sums', bytes: floatBytes * sizes.linears },
     {
       part: "blocks' inputs",
-      bytes: waitingBytes(config, Math.min(training.impactSamples, windowsInWalk(config, length)), length),
+      bytes: waitingBytes(config, windowsOfImpact, length),
     },
     { part: 'gradients on their way', bytes: floatBytes * sizes.block },
   ];
@@ -110,7 +112,7 @@ export function memoryNeeded({ config, scheme, training, engine }: MemoryRequest
   return {
     impact: {
       host: impact,
-      device: deviceParts({ ...stage, windows: windowsInWalk(config, length), reduction: 'sumOfSquares' }),
+      device: deviceParts({ ...stage, windows: windowsOfImpact, reduction: 'sumOfSquares' }),
     },
     training: {
       host: steps,
@@ -217,12 +219,17 @@ function deviceParts({ config, length, windows, reduction, engine, overhead, ...
   const head: MemoryPart[] = [
     ...held,
     { part: 'the head and its gradient', bytes: floatBytes * heads * sizes.embedding },
-    { part: 'logits', bytes: floatBytes * (stage.distills ? 4 : 3) * defaultLimits.logits },
+    { part: 'logits', bytes: floatBytes * (stage.distills ? 4 : 3) * logitsAtOnce(config, atOnce * length) },
     { part: 'hidden states', bytes: floatBytes * 4 * atOnce * length * config.hiddenSize },
   ];
   const larger = stage.oneBlock || sumOfParts(block) > sumOfParts(head) ? block : head;
   const tensors = sumOfParts(larger) - overhead.deviceBytes;
   return [...larger, { part: 'scattered by the allocator', bytes: overhead.scattered * tensors }];
+}
+
+/** The head goes over tokens in chunks. */
+function logitsAtOnce({ vocabSize }: DecoderConfig, tokens: number): number {
+  return vocabSize * Math.max(1, Math.min(tokens, Math.floor(defaultLimits.logits / vocabSize)));
 }
 
 /** Numbers that windows run at once keep of a block for its backward pass, and that it makes besides. */
