@@ -200,7 +200,6 @@ describe('a job', () => {
       ...(await killedJob('killed-worker-2', killsOf([0.3, 0.6], [0, 0.25, 0.55]), 20_260_102)),
     ];
     expect(died).toHaveLength(20);
-    console.log(died, startMs, impactMs, trainMs, endMs);
     const times = Object.fromEntries(phases.map((phase) => [phase, died.filter((own) => own === phase).length]));
     expect(times.impact, 'in the impact').toBeGreaterThanOrEqual(3);
     expect(times.train, 'in training').toBeGreaterThanOrEqual(5);
