@@ -7,7 +7,8 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { parseArgs } from 'node:util';
 import { format, resolveConfig } from 'prettier';
 import { pageOf } from './page.ts';
-import { planOf, subjectsOf } from './plan.ts';
+import type { Run } from './plan.ts';
+import { keyOf, planOf, rateRuns, subjectsOf } from './plan.ts';
 import { analyzeAll, runAll } from './runner.ts';
 
 const { values } = parseArgs({
@@ -20,21 +21,25 @@ if (!existsSync(`${data}/models`)) {
   );
   process.exit(2);
 }
-const subjects = subjectsOf(data).filter(({ name }) => values.only === undefined || name === values.only);
-if (subjects.length === 0) {
+const withoutRate = subjectsOf(data).filter(({ name }) => values.only === undefined || name === values.only);
+if (withoutRate.length === 0) {
   const known = subjectsOf(data).map(({ name }) => name);
   console.error(`--only ${values.only ?? ''} is no model of the study; it has ${known.join(', ')}.`);
   process.exit(2);
 }
 const analyses = await analyzeAll(
-  subjects,
+  withoutRate,
   () => [`${data}/corpora/wikitext2/wiki.train.5k-slice.txt`, `${data}/corpora/shakespeare/tinyshakespeare.txt`],
   (name) => console.log(`analyzed ${name}`),
 );
-const outcomes = await runAll(planOf(subjects), (done, total, key, secondsLeft) => {
-  const left = secondsLeft === null ? '' : `, ${Math.ceil(secondsLeft / 60)} min left`;
-  console.log(`${done}/${total}${left}  ${key}`);
+const looked = await runAll(withoutRate.flatMap(rateRuns), report);
+const subjects = withoutRate.map((subject) => {
+  const lossOf = (run: Run): number => looked.get(keyOf(run))?.finalLoss ?? Infinity;
+  const best = rateRuns(subject).reduce((a, b) => (lossOf(b) < lossOf(a) ? b : a));
+  console.log(`${subject.name}: learning rate ${best.training.learningRate}`);
+  return { ...subject, learningRate: best.training.learningRate };
 });
+const outcomes = await runAll(planOf(subjects), report);
 const { markdown, pictures } = pageOf({ subjects, outcomes, analyses });
 await mkdir('docs/study', { recursive: true });
 for (const [name, svg] of pictures) await writeFile(`docs/study/${name}`, svg);
@@ -46,3 +51,8 @@ await writeFile('docs/study/results.json', `${JSON.stringify(results, null, 1)}\
 const style = await resolveConfig('docs/study.md');
 await writeFile('docs/study.md', await format(markdown, { ...style, parser: 'markdown' }));
 console.log('Wrote docs/study.md.');
+
+function report(done: number, total: number, key: string, secondsLeft: number | null): void {
+  const left = secondsLeft === null ? '' : `, ${Math.ceil(secondsLeft / 60)} min left`;
+  console.log(`${done}/${total}${left}  ${key}`);
+}

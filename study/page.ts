@@ -11,8 +11,11 @@ import {
   fractions,
   groupSizesOf,
   keyOf,
+  learningRates,
+  rateRuns,
   rounding,
   roundings,
+  run,
   seeds,
   training,
   variantRun,
@@ -32,6 +35,13 @@ export interface Page {
   readonly markdown: string;
   /** SVG by file name, shown from `study/` beside the page. */
   readonly pictures: ReadonlyMap<string, string>;
+}
+
+function ratesOf(data: StudyData, subject: Subject): string[] {
+  return rateRuns(subject).map((each) => {
+    const loss = outcomeOf(data, each).finalLoss?.toFixed(3) ?? '-';
+    return each.training.learningRate === subject.learningRate ? `**${loss}**` : loss;
+  });
 }
 
 export function pageOf(data: StudyData): Page {
@@ -62,36 +72,27 @@ function outcomeOf({ outcomes }: StudyData, run: Run): Outcome {
 
 const cherryq =
   (subject: Subject, scheme: Run['scheme'], changes: Run['training'] = {}) =>
-  (seed: number): Run => ({
-    subject,
-    scheme: { method: 'cherryq', ...scheme },
-    seed,
-    training: changes,
-  });
+  (seed: number): Run =>
+    run(subject, { method: 'cherryq', ...scheme }, seed, changes);
 const qat =
   (subject: Subject, scheme: Run['scheme']) =>
-  (seed: number): Run => ({
-    subject,
-    scheme: { method: 'qat', ...scheme },
-    seed,
-    training: {},
-  });
-const rtn = (subject: Subject, ...[width, groupSize, quantizer]: Parameters<typeof rounding>): Run => ({
-  subject,
-  scheme: rounding(width, groupSize, quantizer),
-  seed: seeds[0],
-  training: {},
-});
+  (seed: number): Run =>
+    run(subject, { method: 'qat', ...scheme }, seed);
+const rtn = (subject: Subject, ...[width, groupSize, quantizer]: Parameters<typeof rounding>): Run =>
+  run(subject, rounding(width, groupSize, quantizer), seeds[0]);
 
-function introduction({ subjects, outcomes }: StudyData): string {
+function introduction(data: StudyData): string {
+  const { subjects, outcomes } = data;
   const engines = [...new Set([...outcomes.values()].map(({ engine }) => engine))].join(', ');
   const models = subjects
-    .map(({ name, texts }) => {
+    .map((subject) => {
+      const { name, texts } = subject;
       const own = [...outcomes].find(([key]) => key.startsWith(`${name} `))?.[1];
       const originals = texts
         .map((text, index) => `${text.name} ${own?.original[index]?.toFixed(3) ?? '-'}`)
         .join(', ');
-      return `| ${name} | ${own?.parameters.toLocaleString('en-US') ?? '-'} | ${originals} |`;
+      const cells = [name, own?.parameters.toLocaleString('en-US') ?? '-', originals, ...ratesOf(data, subject)];
+      return `| ${cells.join(' | ')} |`;
     })
     .join('\n');
   return `# Study: the paper's questions on small models
@@ -102,11 +103,12 @@ of text that no step has seen. Each trained figure is a mean over ${seeds.length
 "higher" mean that the 95 % interval of the paired difference leaves out zero, which with ${seeds.length} seeds asks for much.
 
 Training is the published one (cross-entropy, AdamW, cosine, all parameters) with ${training.tokens.toLocaleString('en-US')} tokens, batches of
-${training.batchSize} x ${training.sequenceLength} and a rate of ${training.learningRate}, the same for every model and method; impact on ${training.impactSamples} windows. The rate was
-taken from an earlier prototype on stories260K and not tuned for any of the methods.
+${training.batchSize} x ${training.sequenceLength}, impact on ${training.impactSamples} windows. Every model has one learning rate for all its runs: of ${learningRates.length}, the one at which
+\`qat\` at 3 bits in groups ended with the lowest training loss (over the last quarter of the steps, on windows that were new to it). No test text was
+looked at for that, and cherries had no say.
 
-| model | parameters | perplexity of the original |
-| ----- | ---------- | -------------------------- |
+| model | parameters | perplexity of the original | ${learningRates.map((rate) => `loss at ${rate}`).join(' | ')} |
+| ----- | ---------- | -------------------------- | ${learningRates.map(() => '---').join(' | ')} |
 ${models}
 
 These models are tiny: the paper's smallest has 7 billion parameters. Their rows are so short that the smallest number of
@@ -435,14 +437,25 @@ ${table(['model', 'by impact (quartiles)', 'by weight', 'by activation'], rows)}
 }
 
 function overlapSection({ analyses }: StudyData): string {
-  const rows = [...analyses].flatMap(([name, { overlaps }]) =>
-    overlaps.map(({ first, second, share, byChance }) => [name, first, second, percent(share), percent(byChance)]),
-  );
+  const rows = [...analyses].flatMap(([name, { overlaps }]) => {
+    const pairs = new Map<string, { shares: number[]; byChance: number }>();
+    for (const { first, second, share, byChance } of overlaps) {
+      const key = [first, second].map((draw) => draw.replace(/ #\d+$/, '')).join(' | ');
+      const pair = pairs.get(key) ?? { shares: [], byChance };
+      pair.shares.push(share);
+      pairs.set(key, pair);
+    }
+    return [...pairs].map(([key, { shares, byChance }]) => {
+      const range = [Math.min(...shares), Math.max(...shares)].map(percent).join(' to ');
+      return [name, key, percent(spreadOf(shares).mean), range, percent(byChance)];
+    });
+  });
   return `## Do cherries depend on the text?
 
-Share of the cherries (published fraction, in rows) that two sets of windows have in common, over all matrices.
+Share of the cherries (published fraction, in rows) that two draws of ${training.impactSamples} windows have in common, over all matrices; three draws of
+each text. \`calibration.txt\` is the text of the model's own kind that all cherries of this study come from.
 
-${table(['model', 'first', 'second', 'in common', 'by chance'], rows)}`;
+${table(['model', 'first text', 'second text', 'in common', 'over draws', 'by chance'], rows)}`;
 }
 
 const kindOf = (matrix: string): string =>

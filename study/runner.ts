@@ -11,6 +11,7 @@ import type { AnalysisResult, JobEvent, JobResult } from 'cherryq/contract';
 import { analyze, compress } from 'cherryq/node';
 import type { Run, Subject } from './plan.ts';
 import { evaluatedTokens, keyOf, training } from './plan.ts';
+import { spreadOf } from './statistics.ts';
 
 export interface Outcome {
   readonly engine: string;
@@ -23,6 +24,8 @@ export interface Outcome {
   /** Whether the impact was taken from an earlier job on the same model and text. */
   readonly impactStored: boolean;
   readonly seconds: number;
+  /** Mean training loss over the last quarter of the steps, in nats; null without training. */
+  readonly finalLoss: number | null;
 }
 
 const folder = 'out/study';
@@ -81,10 +84,17 @@ async function outcomeOf(client: CherryQ, run: Run, originals: Map<string, Promi
     original.push(await (originals.get(key) as Promise<number>));
     compressed.push(await perplexity(out, file));
   }
+  const finalLoss = await finalLossOf(out);
   await rm(out, { recursive: true, force: true });
   const { engine, parameters, seconds } = result;
   const { bitsPerWeight, sizeBytes } = result.compressed;
-  return { engine, parameters, seconds, bitsPerWeight, sizeBytes, original, compressed, impactStored };
+  return { engine, parameters, seconds, bitsPerWeight, sizeBytes, original, compressed, impactStored, finalLoss };
+}
+
+async function finalLossOf(out: string): Promise<number | null> {
+  const records = await readJson<{ loss: number }[]>(`${out}/losses.json`, []);
+  if (records.length === 0) return null;
+  return spreadOf(records.slice(Math.floor((3 * records.length) / 4)).map(({ loss }) => loss)).mean;
 }
 
 function perplexityOf(result: JobResult, of: 'baseline' | 'compressed'): number {

@@ -7,6 +7,7 @@
 import type { DecoderConfig } from '../models/decoder-config.ts';
 import { Decoder } from '../models/decoder.ts';
 import type { WeightSource } from '../models/decoder.ts';
+import { refuseLosses, tokensInHost, windowsAtOnce } from './losses.ts';
 
 export interface Perplexity {
   readonly perplexity: number;
@@ -23,11 +24,10 @@ export interface PerplexityOptions {
   readonly onProgress?: (fraction: number) => void;
 }
 
-/** Windows whose hidden states wait in host memory together; bounds it whatever the text's length. */
-const tokensInHost = 65_536;
-const tokensAtOnce = 1024;
-
-/** @param segments token ids, all of one length */
+/**
+ * @param segments token ids, all of one length
+ * @throws InputError `not_finite`, naming the tensor, when the model gives losses that are no numbers
+ */
 export async function measurePerplexity(
   config: DecoderConfig,
   weights: WeightSource,
@@ -37,7 +37,7 @@ export async function measurePerplexity(
   const decoder = new Decoder(config, weights);
   const other = original && new Decoder(config, original);
   const length = segments[0].length;
-  const windowsAtOnce = Math.max(1, Math.floor(tokensAtOnce / length));
+  const atOnce = windowsAtOnce(length);
   const perPass = Math.max(1, Math.floor(tokensInHost / (other ? 2 : 1) / length));
   let total = 0;
   let apart = 0;
@@ -45,11 +45,13 @@ export async function measurePerplexity(
     const pass = segments.slice(from, from + perPass);
     const onBlock = (done: number, all: number): void =>
       onProgress((from + (pass.length * done) / all) / segments.length);
-    if (other) {
-      const { losses, divergences } = await decoder.divergences(pass, windowsAtOnce, other, onBlock);
-      for (const loss of losses) total += loss;
-      for (const divergence of divergences) apart += divergence;
-    } else for (const loss of await decoder.losses(pass, windowsAtOnce, onBlock)) total += loss;
+    const { losses, divergences } = other
+      ? await decoder.divergences(pass, atOnce, other, onBlock)
+      : { losses: await decoder.losses(pass, atOnce, onBlock), divergences: [] };
+    const unfit = losses.findIndex((loss) => !Number.isFinite(loss));
+    if (unfit >= 0) await refuseLosses(decoder, pass[Math.floor(unfit / (length - 1))]);
+    for (const loss of losses) total += loss;
+    for (const divergence of divergences) apart += divergence;
   }
   const tokens = segments.length * (length - 1);
   return { perplexity: Math.exp(total / tokens), divergence: other ? apart / tokens : null, tokens };
