@@ -26,6 +26,10 @@ interface PerplexityGolden {
   predictedTokens: number;
   firstIds: number[];
   perplexity: number;
+  /** The blocks' matrices of the damaged copy are rounded to multiples of one over this. */
+  roundedTo: number;
+  roundedPerplexity: number;
+  divergence: { mean: number; percentile99: number };
 }
 
 const demo = fileURLToPath(new URL('../../../demo/', import.meta.url));
@@ -61,6 +65,20 @@ describe('the perplexity of the shipped model', () => {
     const { perplexity, tokens } = await evaluateFolder(modelFolder, textFile, { maxTokens: reference.maxTokens });
     expect(tokens).toBe(reference.predictedTokens);
     expect(Math.abs(perplexity / reference.perplexity - 1)).toBeLessThan(1e-4);
+  });
+
+  it('of a damaged copy, and its divergence from the original, equal those of NumPy to 1e-4', async () => {
+    const { config, weights, ...model } = await openModel(new FolderStore(modelFolder), '');
+    const step = 1 / reference.roundedTo;
+    const read = async (name: string): Promise<Float32Array> => {
+      const weight = await weights.read(name);
+      return isLinear(name) ? weight.map((value) => step * Math.round(value / step)) : weight;
+    };
+    const text = readFileSync(textFile, 'utf8');
+    const segments = await segmentsOfText({ config, weights, ...model }, text, reference.maxTokens);
+    const { perplexity, divergence } = await measurePerplexity(config, { read }, segments, { original: weights });
+    expect(Math.abs(perplexity / reference.roundedPerplexity - 1)).toBeLessThan(1e-4);
+    expect(Math.abs((divergence ?? NaN) / reference.divergence.mean - 1)).toBeLessThan(1e-4);
   });
 
   it('is the same for both formats of a compressed copy to 1e-3', async () => {
