@@ -10,9 +10,12 @@ import { openEngine } from '../src/engine/engine.ts';
 import { gridOf, nativeConfig } from '../src/exporters/native.ts';
 import { impactOf } from '../src/impact.ts';
 import { openModel, readAllWeights } from '../src/model-weights.ts';
+import { sharedCopy } from '../src/numeric/pool.ts';
 import { createRandom } from '../src/numeric/random.ts';
 import { selectCherries } from '../src/selection.ts';
 import { FolderStore } from '../src/storage/index.ts';
+import { BlockWiseTrainer, createBlockWiseState } from '../src/training/block-wise.ts';
+import type { CommonTrainOptions } from '../src/training/train.ts';
 import { Trainer, createTrainState } from '../src/training/train.ts';
 
 export interface PhaseMeasured {
@@ -59,23 +62,28 @@ const { artifact, ...impact } = await measured(windows.length, async () =>
 );
 const cherries = await selectCherries(artifact, originals, model.shapes, scheme);
 const steps = await measured(Number(stepCount) * batchSize, async () => {
-  const state = await createTrainState(weights, {
+  const settings = {
     trainedParameters: training.trainedParameters,
     moments: { dtype: training.moments, folder: training.momentsIn === 'file' ? folder : null },
-  });
-  const trainer = new Trainer(
-    {
-      config: model.config,
-      quantizer: { grid: gridOf(nativeConfig(scheme, true)), cherries, columnScales: new Map() },
-      teacher: null,
-      schedule: { peak: training.learningRate, totalSteps: 100, warmupFraction: 0, floor: 1 },
-      adamW: training,
-      maxGradNorm: training.maxGradNorm,
-      batchSize,
-      windowAt: (index) => windows[index % windows.length],
-    },
-    state,
-  );
+  };
+  const common: CommonTrainOptions = {
+    config: model.config,
+    quantizer: { grid: gridOf(nativeConfig(scheme, true)), cherries, columnScales: new Map() },
+    schedule: { peak: training.learningRate, totalSteps: Number(stepCount), warmupFraction: 0, floor: 1 },
+    adamW: training,
+    maxGradNorm: training.maxGradNorm,
+    batchSize,
+  };
+  const windowAt = (index: number): Int32Array => windows[index % windows.length];
+  const isBlockWise = training.mode === 'blockWise';
+  const distills = training.loss === 'distillation' && !isBlockWise;
+  const own = distills ? new Map([...weights].map(([name, values]) => [name, sharedCopy(values)])) : weights;
+  const state = await (isBlockWise
+    ? createBlockWiseState(model.config, own, settings)
+    : createTrainState(own, settings));
+  const trainer = isBlockWise
+    ? new BlockWiseTrainer({ ...common, original: model.weights, windowAt }, state)
+    : new Trainer({ ...common, teacher: distills ? originals : null, windowAt }, state);
   for (let step = 0; step < Number(stepCount); step++) {
     const { loss, gradientNorm } = await trainer.advance();
     console.error(`step ${step + 1}: loss ${loss.toFixed(4)}, gradient norm ${gradientNorm.toFixed(4)}`);

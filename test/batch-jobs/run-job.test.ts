@@ -1,10 +1,8 @@
-import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { JobResult, StoredEvent } from 'cherryq/contract';
-import { jobStateSchema, manifestSchema, storedEventSchema } from 'cherryq/contract';
+import { manifestSchema } from 'cherryq/contract';
 import { InputError, InterruptedError } from '../../batch-jobs/src/errors.ts';
 import { JobFolder } from '../../batch-jobs/src/job-folder.ts';
 import { openModel } from '../../batch-jobs/src/model-weights.ts';
@@ -25,66 +23,17 @@ import {
 } from '../support/tiny-model.ts';
 import { testEngine } from '../support/engine.ts';
 import { gridFor } from '../support/grid.ts';
-
-async function prepare(job: TinyJob, model?: TinyModel, empty?: Store): Promise<{ store: Store; prefix: string }> {
-  const store = empty ?? (await temporaryStore());
-  await writeTinyModel(store, tinyModelPrefix, model);
-  return { store, prefix: await writeTinyJob(store, job) };
-}
-
-/** One attempt.  @param stopAfter safe points that are passed before the job is asked to stop */
-async function attempt(store: Store, prefix: string, stopAfter = Infinity): Promise<void> {
-  const job = await JobFolder.claim(store, prefix);
-  if (job === null) throw new Error('the job has ended');
-  let left = stopAfter;
-  try {
-    await runJob({ store, job, forcedEngine: testEngine, scratchFolder: tmpdir(), stopRequested: () => left-- <= 0 });
-  } finally {
-    await job.flush();
-  }
-}
-
-async function finished(job: TinyJob, empty?: Store): Promise<{ store: Store; prefix: string }> {
-  const prepared = await prepare(job, undefined, empty);
-  await attempt(prepared.store, prepared.prefix);
-  return prepared;
-}
-
-const textOf = async (store: Store, key: string): Promise<string> =>
-  new TextDecoder().decode((await store.get(key)) ?? undefined);
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
-
-/** Hash of every file under a prefix, by its path. */
-async function hashesUnder(store: Store, prefix: string): Promise<Record<string, string>> {
-  const hashes: Record<string, string> = {};
-  for (const { key } of await store.list(prefix)) {
-    hashes[key.slice(prefix.length)] = sha256((await store.get(key)) as Uint8Array);
-  }
-  return hashes;
-}
-const artifactsOf = (store: Store, prefix: string) => hashesUnder(store, `${prefix}artifacts/`);
-
-async function eventsOf(store: Store, prefix: string): Promise<StoredEvent[]> {
-  const events: StoredEvent[] = [];
-  for (const { key } of await store.list(`${prefix}events/`)) {
-    for (const line of (await textOf(store, key)).trimEnd().split('\n')) {
-      events.push(storedEventSchema.parse(JSON.parse(line)));
-    }
-  }
-  return events;
-}
-
-async function lastState(store: Store, prefix: string) {
-  const keys = (await store.list(`${prefix}state/`)).map(({ key }) => key);
-  return jobStateSchema.parse(JSON.parse(await textOf(store, keys.at(-1) as string)));
-}
-
-async function resultOf(store: Store, prefix: string): Promise<JobResult> {
-  const { status, result } = await lastState(store, prefix);
-  expect(status).toBe('succeeded');
-  if (result === null) throw new Error('a succeeded job has no result');
-  return result;
-}
+import {
+  artifactsOf,
+  attempt,
+  eventsOf,
+  finished,
+  hashesUnder,
+  lastState,
+  prepare,
+  resultOf,
+  textOf,
+} from '../support/tiny-run.ts';
 
 const modelFiles = ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'];
 const bitWidths = [2, 3, 4, 8] as const;

@@ -5,7 +5,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
-import type { BlockWeightName, DecoderConfig, LinearName } from './decoder-config.ts';
+import type { BlockTensor, BlockWeightName, DecoderConfig, LinearName } from './decoder-config.ts';
 import { blockPrefix, blockTensors, finalNormName } from './decoder-config.ts';
 import type { BlockActivations, BlockGradients, BlockWeights, GradientReduction } from './layers.ts';
 
@@ -55,7 +55,25 @@ export function addGradients(sum: BlockGradients, gradients: BlockGradients): Bl
   return Object.fromEntries(added) as BlockGradients;
 }
 
-/** Reads a block's gradients back and hands each on under its tensor's full name; of sums of squares the matrices' alone. */
+/** Layers of a block in the order in which the backward pass comes to them. */
+const backwardOrder = [
+  'mlp.down_proj',
+  'mlp.up_proj',
+  'mlp.gate_proj',
+  'post_attention_layernorm',
+  'self_attn.o_proj',
+  'self_attn.v_proj',
+  'self_attn.k_norm',
+  'self_attn.k_proj',
+  'self_attn.q_norm',
+  'self_attn.q_proj',
+  'input_layernorm',
+];
+
+/**
+ * Reads a block's gradients back and hands each on under its tensor's full name, in the order of the backward pass; of sums
+ * of squares the matrices' alone.
+ */
 export function handOnGradients(
   config: DecoderConfig,
   block: number,
@@ -63,7 +81,10 @@ export function handOnGradients(
   reduction: GradientReduction,
   consume: GradientConsumer,
 ): void {
-  for (const { name, shape, parts } of blockTensors(config)) {
+  const place = ({ parts }: BlockTensor): number =>
+    backwardOrder.indexOf(parts[0].name.replace(/\.(weight|bias)$/, ''));
+  const tensors = blockTensors(config).sort((a, b) => place(a) - place(b));
+  for (const { name, shape, parts } of tensors) {
     if (reduction === 'sumOfSquares' && shape.length !== 2) continue;
     consume(blockPrefix(block) + name, joined(parts.map((part) => gradients[part.name] as Tensor)));
   }

@@ -95,13 +95,15 @@ export class Decoder {
       const ending = await head.backward(batch, hidden, gradientScale, reduction === 'sum', taught);
       head.dispose();
       taught?.head.dispose();
+      if (reduction === 'sum') {
+        consume(finalNormName, ending.dNorm);
+        if (ending.dWeight && !tied) consume(headName, ending.dWeight);
+      }
 
       const dy = ending.dx;
       await this.backward(batch, steps, dy, lastBlock, reduction, consume);
 
       if (reduction === 'sum') {
-        consume(finalNormName, ending.dNorm);
-        if (ending.dWeight && !tied) consume(headName, ending.dWeight);
         // A tied head's gradient is part of the embedding's.
         const dEmbedding = (tied && ending.dWeight) ?? new Float32Array(embedding.length);
         for (const [part, { inputs }] of batch.entries()) {
@@ -255,7 +257,10 @@ export class Decoder {
     const { config } = this;
     return withParts(config, parts, async (batch) => {
       const hidden = await this.embedParts(batch);
-      if (!hidden.every(allFinite)) return { block: null, tensor: embeddingName, what: 'values' };
+      if (!hidden.every(allFinite)) {
+        const what = allFinite(await this.weights.read(embeddingName)) ? 'output' : 'values';
+        return { block: null, tensor: embeddingName, what };
+      }
       for (let block = 0; block < config.numHiddenLayers; block++) {
         const outputs = [...hidden];
         await this.runBlock(block, batch, outputs);
@@ -265,6 +270,28 @@ export class Decoder {
       }
       return notFiniteInHead(config, this.weights, batch, hidden, this.limits.logits);
     });
+  }
+
+  /** The same of one block.  @param hidden finite, else as of `blockOutputs` */
+  async firstNotFiniteInBlock(
+    block: number,
+    hidden: Float32Array,
+    windows: number,
+    length: number,
+  ): Promise<NotFinite | null> {
+    const { config } = this;
+    const size = length * config.hiddenSize;
+    const atOnce = mostWindows(length);
+    for (let from = 0; from < windows; from += atOnce) {
+      const until = Math.min(from + atOnce, windows);
+      const rows = hidden.subarray(from * size, until * size);
+      if (allFinite(await this.blockOutputs(block, rows, until - from, length))) continue;
+      const positions = createPositions(config, until - from, length);
+      const found = await notFiniteInBlock(config, block, this.weights, rows, positions);
+      disposePositions(positions);
+      return found;
+    }
+    return null;
   }
 
   /**

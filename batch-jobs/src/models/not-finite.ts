@@ -1,8 +1,9 @@
 /** Where a value first stops being finite: looked for once a loss is not, so that whoever reads the error knows where to look. */
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor } from '@tensorflow/tfjs-core';
+import { rmsNorm } from '../engine/fused.ts';
 import type { WeightSource } from './block-weights.ts';
-import { uploadBlock } from './block-weights.ts';
+import { uploadBlock, uploadFinalNorm } from './block-weights.ts';
 import type { BlockWeightName, DecoderConfig } from './decoder-config.ts';
 import { blockPrefix, blockTensors, embeddingName, finalNormName, headName } from './decoder-config.ts';
 import { Head } from './head.ts';
@@ -65,6 +66,12 @@ export async function notFiniteInHead(
     if (!allFinite(name === weightName ? weight : await source.read(name)))
       return { block: null, tensor: name, what: 'values' };
   }
+  const norm = await uploadFinalNorm(config, source);
+  const isNormed = hidden.every((rows) =>
+    allFinite(tf.tidy(() => rmsNorm(onDevice(config, rows), norm, config.rmsNormEps).dataSync<'float32'>())),
+  );
+  norm.dispose();
+  if (!isNormed) return { block: null, tensor: finalNormName, what: 'output' };
   const head = await Head.upload(config, source, weight, logits);
   let finite = true;
   for (const [part, { targets }] of batch.entries()) finite &&= allFinite(await head.losses(hidden[part], targets));

@@ -271,25 +271,6 @@ export function dequantizeMatrix(matrix: QuantizedMatrix): Float32Array {
   return weight;
 }
 
-/**
- * The `perRow` columns of highest score in each row, ascending; ties go to the lower column.
- * @param score [rows, columns] row-major, finite
- */
-export function topPerRow(score: Float32Array, columns: number, perRow: number): Cherries {
-  const rows = score.length / columns;
-  const chosen = new Uint32Array(rows * perRow);
-  for (let row = 0; row < rows; row++) {
-    const order = Array.from({ length: columns }, (_, column) => column);
-    const start = row * columns;
-    order.sort((a, b) => score[start + b] - score[start + a] || a - b);
-    chosen.set(
-      order.slice(0, perRow).sort((a, b) => a - b),
-      row * perRow,
-    );
-  }
-  return { perRow, columns: chosen, shared: false };
-}
-
 /** Bits that one weight of a matrix costs on disk, everything stored for it counted (16-bit scale, value and index). */
 export function storedBits(
   matrix: Pick<QuantizedMatrix, 'rows' | 'columns' | 'grid' | 'cherries'> & {

@@ -17,11 +17,12 @@ import type { DecoderConfig } from '../models/decoder-config.ts';
 import { blockPrefix, blockTensors, parameterKindOf } from '../models/decoder-config.ts';
 import { Decoder } from '../models/decoder.ts';
 import type { WeightSource } from '../models/decoder.ts';
+import { allFinite } from '../models/not-finite.ts';
 import { sharedFloat32 } from '../numeric/pool.ts';
 import type { TrainingArrays } from './host-weights.ts';
 import { HostWeights } from './host-weights.ts';
 import { clearMoments, createMoments, float32InMemory } from './moments.ts';
-import type { CommonTrainOptions, StepRecord, TrainState, TrainStateOptions } from './train.ts';
+import type { CommonTrainOptions, Divergence, StepRecord, TrainState, TrainStateOptions } from './train.ts';
 import { divergedError, inSharedMemory, takeStep } from './train.ts';
 import { partsOf, tokensAtOnce } from './walk.ts';
 
@@ -128,7 +129,7 @@ export class BlockWiseTrainer {
     const { schedule, batchSize } = options;
     const block = Math.floor(step / schedule.totalSteps);
     const inBlock = step % schedule.totalSteps;
-    const chains = await this.begin(block, inBlock);
+    const chains = await this.begin(block);
     const tokens = chains.inputs.length / options.config.hiddenSize;
     const length = tokens / this.windows.length;
 
@@ -151,23 +152,38 @@ export class BlockWiseTrainer {
     loss *= lossScale;
     const norm = await this.weights.gradientNorm();
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
-      const found = this.weights.firstNotFinite() ?? null;
-      throw divergedError(found, step + 1, loss, norm, schedule.peak);
+      const examples = this.rowsOf(chains.inputs, batch);
+      throw divergedError(await this.divergence(block, examples, batchSize), step + 1, loss, norm, schedule.peak);
     }
+    for (const name of this.namesIn(block)) state.changed.add(name);
+    if (inBlock === 0) for (const { moments } of this.arrays.values()) await clearMoments(moments);
     const record = { step: step + 1, block, loss, ...(await takeStep(this.weights, options, norm, inBlock)) };
     state.records.push(record);
     return record;
   }
 
   /** Sets what is trained to the block, and its hidden states where they are not there yet. */
-  private async begin(block: number, inBlock: number): Promise<Chains> {
+  private async begin(block: number): Promise<Chains> {
     if (this.chains?.block === block) return this.chains;
-    const names = [...this.arrays.keys()].map((name) => blockPrefix(block) + name);
-    for (const name of names) this.state.changed.add(name);
     this.chains = await this.advanceChains(block);
-    if (inBlock === 0) for (const { moments } of this.arrays.values()) await clearMoments(moments);
+    const names = this.namesIn(block);
     this.weights.train(new Map([...this.arrays.values()].map((arrays, i) => [names[i], arrays])));
     return this.chains;
+  }
+
+  /** Full names of what is trained of a block, in the order of `arrays`. */
+  private namesIn(block: number): string[] {
+    return [...this.arrays.keys()].map((name) => blockPrefix(block) + name);
+  }
+
+  /** Where a block's loss or gradient first has a value that is not finite.  @param inputs of so many windows */
+  private async divergence(block: number, inputs: Float32Array, windows: number): Promise<Divergence> {
+    const length = inputs.length / windows / this.options.config.hiddenSize;
+    const last = `${blockPrefix(block)}mlp.down_proj.weight`;
+    return (
+      (await this.compressed.firstNotFiniteInBlock(block, inputs, windows, length)) ??
+      this.weights.firstNotFinite() ?? { block, tensor: last, what: 'squared error' }
+    );
   }
 
   /** Runs the windows on, the compressed chain up to a block's inputs, the original one through the block. */
@@ -178,7 +194,15 @@ export class BlockWiseTrainer {
     const { length } = this.windows;
     while (block < until) {
       const tokens = inputs.length / this.options.config.hiddenSize / length;
-      if (block >= 0) inputs = await this.compressed.blockOutputs(block, inputs, length, tokens);
+      if (block >= 0) {
+        const outputs = await this.compressed.blockOutputs(block, inputs, length, tokens);
+        if (!allFinite(outputs)) {
+          // The block's last step did it, and no loss has seen its weights since.
+          const found = await this.compressed.firstNotFiniteInBlock(block, inputs, length, tokens);
+          throw divergedError(found, this.step + 1, NaN, NaN, this.options.schedule.peak);
+        }
+        inputs = outputs;
+      }
       block++;
       targets = await this.original.blockOutputs(block, targets, length, tokens);
     }

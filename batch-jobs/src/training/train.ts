@@ -150,9 +150,12 @@ export class Trainer {
   }
 }
 
-/** @param found where a value was first met that is not finite   @param step counted from 1 */
+/** Where a value was first met that is not finite; the `squared error` is that of what the tensor gives. */
+export type Divergence = Omit<NotFinite, 'what'> & { what: NotFinite['what'] | 'gradient' | 'squared error' };
+
+/** @param found null where no such value was found   @param step counted from 1 */
 export function divergedError(
-  found: (Omit<NotFinite, 'what'> & { what: NotFinite['what'] | 'gradient' }) | null,
+  found: Divergence | null,
   step: number,
   loss: number,
   norm: number,

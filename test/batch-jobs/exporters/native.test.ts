@@ -23,9 +23,9 @@ import {
   noCherries,
   quantizeMatrix,
   storedBits,
-  topPerRow,
 } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import type { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
+import { topCherries } from '../../support/cherries.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
 import { tinyConfig, tinyTokenizer, tinyWeights, writeTinyModel } from '../../support/tiny-model.ts';
 import { gridFor } from '../../support/grid.ts';
@@ -43,7 +43,7 @@ function compress(settings: Partial<Scheme>): CompressedModel & { values: Map<st
   for (const [name, [, columns]] of shapes) {
     const scores = values.get(name)?.map(Math.abs) as Float32Array;
     if (keepsCherries && isLinear(name)) {
-      const own = topPerRow(scores, columns, cherryCount(columns, scheme.cherryFraction));
+      const own = topCherries(scores, columns, cherryCount(columns, scheme.cherryFraction));
       cherries.set(name, scheme.cherryMode === 'column' ? asColumns(own) : own);
     }
     if (scheme.columnScales === 'searched' && isLinear(name)) {

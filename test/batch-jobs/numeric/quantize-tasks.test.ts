@@ -16,8 +16,9 @@ import {
   roundRows,
 } from '../../../batch-jobs/src/numeric/quantize-tasks.ts';
 import type { Cherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
-import { dequantizeMatrix, noCherries, quantizeMatrix, topPerRow } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import { dequantizeMatrix, noCherries, quantizeMatrix } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
+import { topCherries } from '../../support/cherries.ts';
 import { gridFor } from '../../support/grid.ts';
 
 const dtypes: FloatDtype[] = ['F32', 'F16', 'BF16'];
@@ -87,7 +88,7 @@ describe.each(dtypes)('rows of %s', (dtype) => {
       for (const [rows, columns, groupSize] of shapes) {
         const { source, exact } = inType(matrixOf(kind, rows, columns), dtype);
         for (const perRow of columns > 8 ? [0, 3] : [0]) {
-          const cherries = perRow === 0 ? noCherries : topPerRow(exact.map(Math.abs), columns, perRow);
+          const cherries = perRow === 0 ? noCherries : topCherries(exact, columns, perRow);
           const grid = gridFor(bits, groupSize);
           const expected = quantizeMatrix(exact, columns, grid, cherries);
           const { into, largest } = quantized(source, dtype, rows, columns, bits, groupSize, cherries);

@@ -8,7 +8,6 @@ import {
   noCherries,
   quantizeMatrix,
   storedBits,
-  topPerRow,
 } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { fakeQuantizeRows } from '../../../batch-jobs/src/numeric/fake-quantize.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
@@ -222,12 +221,6 @@ describe('cherries', () => {
     expect(groupCount(11_008, 40, gridFor(3, 128))).toBe(86);
     expect(groupCount(172, 1, gridFor(3, 64))).toBe(3);
     expect(groupCount(172, 1, gridFor(3, Infinity))).toBe(1);
-  });
-
-  it('are the highest of each row, ascending, and of equal ones those in the lower columns', () => {
-    const score = Float32Array.of(1, 5, 5, 0, 5, 2, /* */ 0, 0, 0, 0, 0, 0, /* */ 9, 1, 2, 3, 4, 8);
-    expect(topPerRow(score, 6, 2)).toEqual({ perRow: 2, columns: Uint32Array.of(1, 2, 0, 1, 0, 5), shared: false });
-    expect(topPerRow(score, 6, 0)).toEqual(noCherries);
   });
 });
 

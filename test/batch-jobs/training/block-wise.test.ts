@@ -4,7 +4,6 @@ import { DivergedError, InputError } from '../../../batch-jobs/src/errors.ts';
 import { blockPrefix, isLinear, parameterKindOf, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
-import { topPerRow } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 import { clippingScale } from '../../../batch-jobs/src/training/adamw.ts';
 import type { BlockWiseOptions } from '../../../batch-jobs/src/training/block-wise.ts';
@@ -12,6 +11,7 @@ import { BlockWiseTrainer, createBlockWiseState } from '../../../batch-jobs/src/
 import { openCheckpoint, saveCheckpoint } from '../../../batch-jobs/src/training/checkpoints.ts';
 import { learningRateAt } from '../../../batch-jobs/src/training/schedule.ts';
 import type { TrainState, TrainStateOptions } from '../../../batch-jobs/src/training/train.ts';
+import { topCherries } from '../../support/cherries.ts';
 import { testEngine } from '../../support/engine.ts';
 import { plainAdamW, plainFakeQuant, plainMoments, plainNorm } from '../../support/plain.ts';
 import { gridFor } from '../../support/grid.ts';
@@ -25,7 +25,7 @@ const columnsOf = (name: string): number => (shapes.get(name) as number[])[1];
 const grid = gridFor(3, 16);
 const original = tinyWeights(configJson);
 const cherries = new Map(
-  [...original].filter(([name]) => isLinear(name)).map(([name, w]) => [name, topPerRow(w, columnsOf(name), 1)]),
+  [...original].filter(([name]) => isLinear(name)).map(([name, w]) => [name, topCherries(w, columnsOf(name), 1)]),
 );
 const random = createRandom(3);
 const windows = Array.from({ length: 24 }, () =>

@@ -23,7 +23,6 @@ import {
   noCherries,
   quantizeMatrix,
   storedColumns,
-  topPerRow,
 } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 import { runJob } from '../../../batch-jobs/src/run-job.ts';
@@ -31,6 +30,7 @@ import type { Store } from '../../../batch-jobs/src/storage/index.ts';
 import { measureImpact } from '../../../batch-jobs/src/training/impact.ts';
 import type { TrainOptions, TrainState } from '../../../batch-jobs/src/training/train.ts';
 import { Trainer, createTrainState } from '../../../batch-jobs/src/training/train.ts';
+import { topCherries } from '../../support/cherries.ts';
 import { testEngine } from '../../support/engine.ts';
 import { gridFor } from '../../support/grid.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
@@ -213,7 +213,7 @@ function drawMatrix(seed: number) {
     aligned: random() < 0.5,
   });
   const score = Float32Array.from(weight, () => random());
-  const cherries = topPerRow(score, columns, cherryCount(columns, pick(random, [1 / 256, 1 / 16, 1 / 4])));
+  const cherries = topCherries(score, columns, cherryCount(columns, pick(random, [1 / 256, 1 / 16, 1 / 4])));
   return { rows, columns, weight, grid, cherries };
 }
 
@@ -323,7 +323,7 @@ function randomCherries(): Map<string, Cherries> {
   return new Map(
     drawn.map(([name, [rows, columns]]) => {
       const score = Float32Array.from({ length: rows * columns }, () => random());
-      return [name, topPerRow(score, columns, cherryCount(columns, 1 / 16))];
+      return [name, topCherries(score, columns, cherryCount(columns, 1 / 16))];
     }),
   );
 }

@@ -5,14 +5,16 @@ import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-c
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
 import type { Cherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
-import { noCherries, topPerRow } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import { noCherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
+import type { MomentsInMemory } from '../../../batch-jobs/src/numeric/train-tasks.ts';
 import { openCheckpoint, saveCheckpoint } from '../../../batch-jobs/src/training/checkpoints.ts';
 import { HostWeights } from '../../../batch-jobs/src/training/host-weights.ts';
 import { clippingScale } from '../../../batch-jobs/src/training/adamw.ts';
 import { learningRateAt } from '../../../batch-jobs/src/training/schedule.ts';
 import type { TrainOptions, TrainState, TrainStateOptions } from '../../../batch-jobs/src/training/train.ts';
 import { Trainer, createTrainState } from '../../../batch-jobs/src/training/train.ts';
+import { topCherries } from '../../support/cherries.ts';
 import { plainAdamW, plainFakeQuant, plainMoments, plainNorm } from '../../support/plain.ts';
 import { testEngine } from '../../support/engine.ts';
 import { temporaryFolder, temporaryStore } from '../../support/temporary-store.ts';
@@ -26,7 +28,7 @@ const grid = gridFor(3, 16);
 function cherriesOf(weights: ReadonlyMap<string, Float32Array>): Map<string, Cherries> {
   const columns = (name: string): number => (shapes.get(name) as number[])[1];
   return new Map(
-    [...weights].filter(([name]) => isLinear(name)).map(([name, w]) => [name, topPerRow(w, columns(name), 1)]),
+    [...weights].filter(([name]) => isLinear(name)).map(([name, w]) => [name, topCherries(w, columns(name), 1)]),
   );
 }
 
@@ -62,6 +64,18 @@ const trained = async (
 
 /** What can be compared of a state. */
 const contentOf = ({ latent, moments, records }: TrainState) => structuredClone({ latent, moments, records });
+
+/** All of it, bit for bit: a NaN is that NaN. */
+function bitsOf({ latent, moments, changed, records }: TrainState) {
+  const bits = (array: ArrayBufferView): string =>
+    Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString('hex');
+  const inMemory = [...moments].map(([name, own]) => {
+    const { first, second } = own as MomentsInMemory;
+    return [name, bits(first), bits(second)];
+  });
+  const weights = [...latent].map(([name, weight]) => [name, bits(weight)]);
+  return { weights, inMemory, changed: [...changed], records: structuredClone(records) };
+}
 
 beforeAll(async () => {
   await openEngine(testEngine);
@@ -210,46 +224,103 @@ describe('Trainer', () => {
   });
 
   describe('that diverges', () => {
-    const poison = (name: string, value: number) => (state: TrainState) =>
-      ((state.latent.get(name) as Float32Array)[5] = value);
-    const down = 'model.layers.1.mlp.down_proj.weight';
+    const untied = parseModelConfig({ ...tinyConfig, tie_word_embeddings: false });
+    const untiedWeights = () => tinyWeights({ ...tinyConfig, tie_word_embeddings: false });
+    const inBlock = (block: number, name: string): string => `model.layers.${block}.${name}.weight`;
+    const original = untiedWeights();
+    const teacher = { read: (name: string) => original.get(name) as Float32Array };
 
-    it.each([
-      ['in a norm', poison('model.norm.weight', NaN), null, /model\.norm\.weight/],
-      ['in a matrix', poison(down, NaN), 1, /in block 1: the values of model\.layers\.1\.mlp\.down_proj\.weight/],
-      ['by an overflow', poison('model.layers.1.input_layernorm.weight', 3e38), 1, /in block 1: the output of/],
-    ] as const)('%s names block, tensor and step, and leaves the state as it was', async (_, spoil, block, message) => {
-      const trainer = new Trainer(options(), await createTrainState(tinyWeights()));
+    type Weights = ReadonlyMap<string, Float32Array>;
+    const set = (name: string, value: number) => (weights: Weights) => void (weights.get(name)![5] = value);
+    const scale =
+      (factor: number, ...names: string[]) =>
+      (weights: Weights) =>
+        names.forEach((name) => weights.get(name)?.forEach((value, i, own) => (own[i] = factor * value)));
+
+    /**
+     * Two steps, then something happens to the weights, then a step whose error this is; nothing else may have changed.
+     * The schedule and the state are those of a model whose head is not its embedding.
+     */
+    async function divergence(spoil: (weights: Weights) => void, changes: Partial<TrainOptions>) {
+      const weights = untiedWeights();
+      const quantizer = { grid, cherries: cherriesOf(weights), columnScales: new Map() };
+      const trainer = new Trainer(options({ config: untied, quantizer, ...changes }), await createTrainState(weights));
       await advance(trainer, 2);
-      spoil(trainer.state);
-      const before = contentOf(trainer.state);
-      const error: unknown = await trainer.advance().catch((thrown: unknown) => thrown);
+      spoil(trainer.state.latent);
+      const before = bitsOf(trainer.state);
+      const error = await trainer.advance().catch((thrown: unknown) => thrown);
       expect(error).toBeInstanceOf(DivergedError);
-      expect(error).toMatchObject({ code: 'diverged', step: 3, block, param: 'training.learningRate' });
-      expect((error as DivergedError).message).toMatch(message);
-      expect((error as DivergedError).message).toMatch(/at step 3\b.*learningRate than 0\.005/s);
-      expect((error as DivergedError).tensor).not.toBeNull();
-      expect(contentOf(trainer.state)).toEqual(before);
+      expect(bitsOf(trainer.state)).toEqual(before);
+      return error as DivergedError;
+    }
+
+    const head = 'lm_head.weight';
+    const norm = 'model.norm.weight';
+    const embedding = 'model.embed_tokens.weight';
+    const cases: [string, number | null, string, string, (weights: Weights) => void][] = [
+      ['NaN in the embedding', null, 'values', embedding, (weights) => weights.get(embedding)?.fill(NaN)],
+      ['NaN in the last norm', null, 'values', norm, set(norm, NaN)],
+      ['NaN in the head', null, 'values', head, set(head, NaN)],
+      ['an overflow in the last norm', null, 'output', norm, set(norm, 3e38)],
+      ['an overflow in the head', null, 'output', head, scale(1e38, head)],
+    ];
+    for (const block of [0, 1]) {
+      const [down, up, gate] = ['mlp.down_proj', 'mlp.up_proj', 'mlp.gate_proj'].map((name) => inBlock(block, name));
+      const [q, k, v, o] = 'qkvo'.split('').map((letter) => inBlock(block, `self_attn.${letter}_proj`));
+      const norms = ['input_layernorm', 'post_attention_layernorm'].map((name) => inBlock(block, name));
+      cases.push(
+        [`NaN in a matrix of block ${block}`, block, 'values', down, set(down, NaN)],
+        [`infinity in a matrix of block ${block}`, block, 'values', gate, set(gate, -Infinity)],
+        [`NaN in a norm of block ${block}`, block, 'values', norms[1], set(norms[1], NaN)],
+        [`an overflow in the first norm of block ${block}`, block, 'output', norms[0], set(norms[0], 3e38)],
+        [`an overflow of keys in block ${block}`, block, 'output', k, scale(1e20, norms[0], k)],
+        [`an overflow of attention scores in block ${block}`, block, 'input', o, scale(1e20, q, k)],
+        [`an overflow of values in block ${block}`, block, 'output', v, scale(1e20, norms[0], v)],
+        [`an overflow of what is attended in block ${block}`, block, 'output', o, scale(1e20, v, o)],
+        [`an overflow between gate and up of block ${block}`, block, 'input', down, scale(1e20, gate, up)],
+        [`an overflow in the end of block ${block}`, block, 'output', down, scale(1e20, up, down)],
+      );
+    }
+
+    it.each(cases)('by %s says so, with block, tensor and step, and changes nothing', async (...example) => {
+      const [, block, what, tensor, spoil] = example;
+      for (const changes of [{}, { teacher }]) {
+        const error = await divergence(spoil, changes);
+        expect(error).toMatchObject({ code: 'diverged', step: 3, block, tensor, param: 'training.learningRate' });
+        const place = block === null ? '' : ` in block ${block}`;
+        expect(error.message).toContain(`diverged at step 3${place}: the ${what} of ${tensor} is not finite`);
+        expect(error.message).toContain('A lower training.learningRate than 0.005');
+      }
     });
 
-    it('in a gradient alone is known by the tensor that the backward pass came to first', async () => {
-      const { latent, moments } = await createTrainState(tinyWeights());
-      const weights = new HostWeights(config, latent, null);
-      const arrays = [...moments].map(([name, own]) => {
-        return [name, { moments: own, gradient: new Float32Array(latent.get(name)?.length ?? 0) }] as const;
+    // Large where the backward pass alone multiplies: the forward pass has the product of both, which is small.
+    const gradientCases = [0, 1].flatMap((block): [number, string, (weights: Weights) => void][] => {
+      const of = (name: string): string => inBlock(block, name);
+      const [down, up] = [of('mlp.down_proj'), of('mlp.up_proj')];
+      const [o, v] = [of('self_attn.o_proj'), of('self_attn.v_proj')];
+      return [
+        [block, down, (weights) => (scale(1e36, up)(weights), scale(1e-36, down)(weights))],
+        [block, o, (weights) => (scale(1e36, v)(weights), scale(1e-36, o)(weights))],
+      ];
+    });
+
+    it.each(gradientCases)('by a gradient in block %i alone names %s, while the loss is finite', async (...example) => {
+      const [block, tensor, spoil] = example;
+      for (const changes of [{}, { teacher }]) {
+        const steep = (weights: Weights) => (spoil(weights), scale(1e3, head)(weights));
+        const error = await divergence(steep, { quantizer: null, ...changes });
+        expect(error).toMatchObject({ code: 'diverged', step: 3, block, tensor });
+        expect(error.message).toContain(`: the gradient of ${tensor} is not finite`);
+        expect(error.message).toMatch(/\(loss \d+\.\d+, gradient norm (Infinity|NaN)\)/);
+      }
+    });
+
+    it('in the gradient of the head names the head, not what its gradient then spoils', async () => {
+      const error = await divergence((weights) => (scale(1e37, norm)(weights), scale(1e-37, head)(weights)), {
+        quantizer: null,
+        windowAt: () => Int32Array.from({ length: 400 }, (_, i) => (i % 2 === 0 ? 5 : 6)),
       });
-      weights.train(new Map(arrays));
-      const gradientOf = (name: string, value: number) => new Float32Array(latent.get(name)?.length ?? 0).fill(value);
-      for (const [name, value] of [
-        [down, 1],
-        ['model.layers.0.mlp.down_proj.weight', Infinity],
-        ['model.layers.0.input_layernorm.weight', NaN],
-        ['model.embed_tokens.weight', NaN],
-      ] as const)
-        weights.addGradient(name, gradientOf(name, value));
-      const tensor = 'model.layers.0.mlp.down_proj.weight';
-      expect(weights.firstNotFinite()).toEqual({ block: 0, tensor, what: 'gradient' });
-      await expect(weights.gradientNorm()).rejects.toThrow(/no gradient of model\./);
+      expect(error).toMatchObject({ block: null, tensor: head });
     });
   });
 });
