@@ -43,8 +43,8 @@ export function drawWindows(
   if (each === 0) {
     throw new InputError(
       'text_too_short',
-      `The calibration text has ${windows.length} windows; ${draws} disjoint draws need at least one each. Give a longer ` +
-        'text, fewer draws or a smaller training.sequenceLength.',
+      `It makes ${windows.length} window${windows.length === 1 ? '' : 's'}; ${draws} disjoint draws need at least one ` +
+        'each. Give a longer text, fewer draws (analysis.draws) or a smaller training.sequenceLength.',
       'analysis.draws',
     );
   }

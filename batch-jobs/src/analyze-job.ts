@@ -13,7 +13,7 @@ import { analysisJson } from './exporters/analysis-data.ts';
 import { renderAnalysisReport } from './exporters/analysis-report.ts';
 import { impactOf } from './impact.ts';
 import type { ImpactArtifact } from './impact-artifact.ts';
-import { openOriginal, windowsOf } from './job-inputs.ts';
+import { named, openOriginal, windowsOf } from './job-inputs.ts';
 import { readAllWeights } from './model-weights.ts';
 import { Reporter } from './progress.ts';
 import type { RunOptions } from './run-options.ts';
@@ -43,9 +43,10 @@ export async function analyzeJob(options: RunOptions): Promise<void> {
   ];
   const drawn: { name: string; draws: Int32Array[][]; sha256: string }[] = [];
   for (const { name, prefix, param } of texts) {
-    const { windows, sha256 } = await windowsOf(options, model, { prefix, param, use: `calibration text "${name}"` });
+    const use = `calibration text "${name}"`;
+    const { windows, sha256 } = await windowsOf(options, model, { prefix, param, use });
     const wanted = { draws: analysis.draws, samples: training.impactSamples, seed: training.seed };
-    drawn.push({ name, draws: drawWindows(windows, wanted), sha256 });
+    drawn.push({ name, draws: await named(use, () => drawWindows(windows, wanted)), sha256 });
   }
   const modelFingerprint = await folderFingerprint(store, spec.modelPrefix);
   const calibrationFingerprint =

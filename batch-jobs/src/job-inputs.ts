@@ -71,7 +71,8 @@ export async function windowsOf(
 export async function tasksOf(store: Store, { evaluation, tasks }: JobSpec): Promise<Task[]> {
   const opened: Task[] = [];
   for (const [index, { name, prefix }] of tasks.entries()) {
-    opened.push(await openTask(store, prefix, name, evaluation?.tasks[index]?.maxQuestions));
+    const { maxQuestions } = evaluation?.tasks[index] ?? {};
+    opened.push(await named(`task ${name}`, () => openTask(store, prefix, name, maxQuestions)));
   }
   return opened;
 }
@@ -102,7 +103,7 @@ export async function segmentsOf(
 }
 
 /** The texts of a job may have the same file names, so an error says which of them it is about. */
-async function named<Result>(use: string, read: () => Promise<Result>): Promise<Result> {
+export async function named<Result>(use: string, read: () => Promise<Result> | Result): Promise<Result> {
   try {
     return await read();
   } catch (error) {

@@ -153,7 +153,8 @@ export class BlockWiseTrainer {
     const norm = await this.weights.gradientNorm();
     if (!Number.isFinite(loss) || !Number.isFinite(norm)) {
       const examples = this.rowsOf(chains.inputs, batch);
-      throw divergedError(await this.divergence(block, examples, batchSize), step + 1, loss, norm, schedule.peak);
+      const found = await this.divergence(block, examples, batchSize, loss);
+      throw divergedError(found, step + 1, loss, norm, schedule.peak);
     }
     for (const name of this.namesIn(block)) state.changed.add(name);
     if (inBlock === 0) for (const { moments } of this.arrays.values()) await clearMoments(moments);
@@ -177,13 +178,17 @@ export class BlockWiseTrainer {
   }
 
   /** Where a block's loss or gradient first has a value that is not finite.  @param inputs of so many windows */
-  private async divergence(block: number, inputs: Float32Array, windows: number): Promise<Divergence> {
+  private async divergence(
+    block: number,
+    inputs: Float32Array,
+    windows: number,
+    loss: number,
+  ): Promise<Divergence | null> {
     const length = inputs.length / windows / this.options.config.hiddenSize;
-    const last = `${blockPrefix(block)}mlp.down_proj.weight`;
-    return (
-      (await this.compressed.firstNotFiniteInBlock(block, inputs, windows, length)) ??
-      this.weights.firstNotFinite() ?? { block, tensor: last, what: 'squared error' }
-    );
+    const found = await this.compressed.firstNotFiniteInBlock(block, inputs, windows, length);
+    if (found !== null) return found;
+    if (Number.isFinite(loss)) return this.weights.firstNotFinite() ?? null;
+    return { block, tensor: `${blockPrefix(block)}mlp.down_proj.weight`, what: 'squared error' };
   }
 
   /** Runs the windows on, the compressed chain up to a block's inputs, the original one through the block. */

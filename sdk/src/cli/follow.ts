@@ -1,7 +1,7 @@
 /** What `compress` and `jobs wait` share: how Ctrl-C ends the following of a job, and what is said when it has ended. */
 import { join } from 'node:path';
 import type { AnalysisResult, Job, JobResult, Scheme } from 'cherryq/contract';
-import { CherryQError } from '../index.ts';
+import { CherryQError, JobFailedError } from '../index.ts';
 import type { Compression } from '../node.ts';
 import { formatCount, formatSeconds, recoveredShare, renderAnalysis, renderResult } from './format.ts';
 import { Interrupted, note, print, type Io } from './io.ts';
@@ -27,6 +27,8 @@ export async function interruptible<Result>(
       throw new Interrupted(goOn);
     }
     if (goOn !== null && error instanceof CherryQError && error.retryable) note(io, `The job goes on with: ${goOn}`);
+    if (id !== null && error instanceof JobFailedError && error.fault === 'quality')
+      note(io, `What it made: cherryq jobs download ${id}${connection.flags}${out || ' --out DIR'}`);
     throw error;
   } finally {
     progress.end();

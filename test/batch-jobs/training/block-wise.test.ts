@@ -5,6 +5,7 @@ import { blockPrefix, isLinear, parameterKindOf, tensorShapes } from '../../../b
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
+import type { MomentsInMemory } from '../../../batch-jobs/src/numeric/train-tasks.ts';
 import { clippingScale } from '../../../batch-jobs/src/training/adamw.ts';
 import type { BlockWiseOptions } from '../../../batch-jobs/src/training/block-wise.ts';
 import { BlockWiseTrainer, createBlockWiseState } from '../../../batch-jobs/src/training/block-wise.ts';
@@ -75,6 +76,43 @@ const identity = { job: 'this one' };
 
 beforeAll(async () => {
   await openEngine(testEngine);
+});
+
+describe("a block's loss", () => {
+  it.each([0, 1, 2])(
+    'of block %i is the squared distance, and its gradients are those of finite differences',
+    async (block) => {
+      const [windowCount, length] = [3, 11];
+      const size = windowCount * length * config.hiddenSize;
+      const draw = (): Float32Array => Float32Array.from({ length: size }, () => 2 * random() - 1);
+      const examples = { hidden: draw(), target: draw(), windows: windowCount, length };
+      const gradients = new Map<string, Float32Array>();
+      const gradientScale = 1 / 8;
+      const loss = await decoderOf(original).blockLossAndGradients(block, examples, {
+        gradientScale,
+        consume: (name, gradient) => gradients.set(name, gradient),
+      });
+      const distance = async (weights: ReadonlyMap<string, Float32Array>): Promise<number> => {
+        const outputs = await decoderOf(weights).blockOutputs(block, examples.hidden, windowCount, length);
+        return outputs.reduce((sum, value, i) => sum + (value - examples.target[i]) ** 2, 0);
+      };
+      expect(loss / (await distance(original))).toBeCloseTo(1, 6);
+      const ofBlock = [...original.keys()].filter((name) => name.startsWith(blockPrefix(block)));
+      expect([...gradients.keys()].sort()).toEqual(ofBlock.sort());
+      for (const [name, gradient] of gradients) {
+        // Along the gradient itself, where the difference is largest against the rounding of the loss.
+        const norm = plainNorm([gradient]);
+        const at = (step: number): Promise<number> => {
+          const moved = original.get(name)?.map((value, i) => value + (step * gradient[i]) / norm) as Float32Array;
+          return distance(new Map(original).set(name, moved));
+        };
+        const slope = async (step: number): Promise<number> => ((await at(step)) - (await at(-step))) / (2 * step);
+        // Of two steps, so that the error of the difference itself is of fourth order (Richardson).
+        const expected = (4 * (await slope(5e-3)) - (await slope(1e-2))) / 3;
+        expect(norm / (gradientScale * expected), name).toBeCloseTo(1, 3);
+      }
+    },
+  );
 });
 
 describe('training block by block', () => {
@@ -207,6 +245,31 @@ describe('training block by block', () => {
     expect(new Set(records.map(({ loss }) => loss)).size).toBe(3);
   });
 
+  it('on few windows, which its steps go through again and again, takes the steps of a text that repeats itself', async () => {
+    const schedule = { ...options().schedule, totalSteps: 5 };
+    const steps = 7;
+    const bounded = await advance(await newState(), steps, { schedule, hiddenBytes: 5 * 3 * 4 * 32 * 17 });
+    const repeated = await advance(await newState(), steps, { schedule, windowAt: (index) => windows[index % 5] });
+    // The mean square of the targets, of which the one has four times as many, is summed in another order.
+    bounded.records.forEach(({ loss }, i) => expect(loss / repeated.records[i].loss).toBeCloseTo(1, 5));
+    const unbounded = await advance(await newState(), steps, { schedule });
+    expect(bounded.records[1].loss / unbounded.records[1].loss).not.toBeCloseTo(1, 5);
+  });
+
+  it('begins every block with moments of zero, those of a checkpoint at its border included', async () => {
+    const schedule = { ...options().schedule, totalSteps: 2 };
+    const whole = await advance(await newState(), 3, { schedule });
+    const atBorder = await advance(await newState(), 2, { schedule });
+    // What the first block has left in them is never seen.
+    for (const { first, second } of [...atBorder.moments.values()] as MomentsInMemory[]) {
+      expect(first.some((value) => value !== 0)).toBe(true);
+      first.fill(1e3);
+      second.fill(1e-3);
+    }
+    await advance(atBorder, 1, { schedule });
+    expect(contentOf(atBorder)).toEqual(contentOf(whole));
+  });
+
   it('sums a batch that is larger than what runs at once', async () => {
     const long = Array.from({ length: 4 }, () => Int32Array.from({ length: 1025 }, () => Math.floor(random() * 90)));
     const run = async (batchSize: number, from: number): Promise<number> => {
@@ -220,17 +283,69 @@ describe('training block by block', () => {
     expect(together).toBeLessThanOrEqual(Math.max(...parts) * 1.001);
   });
 
-  it('that diverges names block, tensor and step, and leaves the state as it was', async () => {
-    const state = await advance(await newState(), stepsPerBlock + 1);
-    const trainer = new BlockWiseTrainer(options(), state);
-    await trainer.advance();
-    (state.latent.get('model.layers.1.mlp.down_proj.weight') as Float32Array)[7] = NaN;
-    const before = contentOf(state);
-    const error: unknown = await trainer.advance().catch((thrown: unknown) => thrown);
-    expect(error).toBeInstanceOf(DivergedError);
-    expect(error).toMatchObject({ code: 'diverged', step: stepsPerBlock + 3, block: 1 });
-    expect((error as DivergedError).tensor).toMatch(/^model\.layers\.1\./);
-    expect(contentOf(state)).toEqual(before);
+  describe('that diverges', () => {
+    type Weights = ReadonlyMap<string, Float32Array>;
+    const inBlock = (block: number, name: string): string => `model.layers.${block}.${name}.weight`;
+    const scale =
+      (factor: number, ...names: string[]) =>
+      (weights: Weights) =>
+        names.forEach((name) => weights.get(name)?.forEach((value, i, own) => (own[i] = factor * value)));
+    const set = (name: string, value: number) => (weights: Weights) =>
+      (weights.get(name) as Float32Array).fill(value, 5, 6);
+
+    /** Some steps, then something happens to the weights, then a step whose error this is; nothing else may have changed. */
+    async function divergence(steps: number, spoil: (weights: Weights) => void, quantizer = options().quantizer) {
+      const state = await newState();
+      const trainer = new BlockWiseTrainer(options({ quantizer }), state);
+      for (let i = 0; i < steps; i++) await trainer.advance();
+      spoil(state.latent);
+      const before = { ...contentOf(state), changed: [...state.changed] };
+      const error = await trainer.advance().catch((thrown: unknown) => thrown);
+      expect(error).toBeInstanceOf(DivergedError);
+      expect({ ...contentOf(state), changed: [...state.changed] }).toEqual(before);
+      return error as DivergedError;
+    }
+
+    const cases = [0, 1].flatMap((block): [string, number, string, string, (weights: Weights) => void][] => {
+      const [down, up, gate] = ['mlp.down_proj', 'mlp.up_proj', 'mlp.gate_proj'].map((name) => inBlock(block, name));
+      const [q, k, o] = 'qko'.split('').map((letter) => inBlock(block, `self_attn.${letter}_proj`));
+      const norm = inBlock(block, 'post_attention_layernorm');
+      return [
+        ['NaN in a matrix', block, 'values', gate, set(gate, NaN)],
+        ['NaN in a norm', block, 'values', norm, set(norm, NaN)],
+        ['an overflow in a norm', block, 'output', norm, set(norm, 3e38)],
+        ['an overflow of attention scores', block, 'input', o, scale(1e20, q, k)],
+        ['an overflow between gate and up', block, 'input', down, scale(1e20, gate, up)],
+        ['an overflow of the squared error', block, 'squared error', down, scale(1e10, up, down)],
+        [
+          'a gradient alone',
+          block,
+          'gradient',
+          down,
+          (weights) => (scale(1e37, up)(weights), scale(1e-34, down)(weights)),
+        ],
+      ];
+    });
+
+    it.each(cases)('by %s in block %i says so, with tensor and step, and changes nothing', async (...example) => {
+      const [, block, what, tensor, spoil] = example;
+      const error = await divergence(block * stepsPerBlock + 2, spoil, what === 'values' ? undefined : null);
+      expect(error).toMatchObject({ code: 'diverged', step: block * stepsPerBlock + 3, block, tensor });
+      expect(error.message).toContain(` in block ${block}: the ${what} of ${tensor} is not finite`);
+      if (what === 'gradient') expect(error.message).toMatch(/\(loss [\d.]+, gradient norm (Infinity|NaN)\)/);
+    });
+
+    it('in the last step of a block is found as the next begins, and names the former', async () => {
+      const tensor = inBlock(0, 'mlp.up_proj');
+      const error = await divergence(stepsPerBlock, set(tensor, NaN));
+      expect(error).toMatchObject({ code: 'diverged', step: stepsPerBlock + 1, block: 0, tensor });
+    });
+
+    it('in the first step of a block leaves the moments of the former and what a checkpoint holds', async () => {
+      const tensor = inBlock(1, 'mlp.up_proj');
+      const error = await divergence(stepsPerBlock, set(tensor, NaN));
+      expect(error).toMatchObject({ code: 'diverged', step: stepsPerBlock + 1, block: 1, tensor });
+    });
   });
 
   it('refuses an original that is not finite, naming the block', async () => {
