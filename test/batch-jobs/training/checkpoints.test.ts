@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import type { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
 import type { Moments, MomentsInMemory } from '../../../batch-jobs/src/numeric/train-tasks.ts';
 import { openCheckpoint, saveCheckpoint } from '../../../batch-jobs/src/training/checkpoints.ts';
@@ -13,14 +13,18 @@ const identity = { job: 'same' };
 const embedding = 'model.embed_tokens.weight';
 const norm = 'model.norm.weight';
 
-const emptyState = (options?: TrainStateOptions): Promise<TrainState> =>
-  createTrainState(
-    new Map([
-      [embedding, Float32Array.of(9, 9, 9)],
-      [norm, Float32Array.of(8, 8)],
-    ]),
-    options,
-  );
+const made: TrainState[] = [];
+afterEach(() => Promise.all(made.splice(0).map((state) => state.close())));
+
+async function emptyState(options?: TrainStateOptions): Promise<TrainState> {
+  const weights = new Map([
+    [embedding, Float32Array.of(9, 9, 9)],
+    [norm, Float32Array.of(8, 8)],
+  ]);
+  const state = await createTrainState(weights, options);
+  made.push(state);
+  return state;
+}
 
 /** A state after some steps, every number of it another. */
 async function stateAt(step: number, options?: TrainStateOptions): Promise<TrainState> {
