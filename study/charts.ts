@@ -39,14 +39,15 @@ export function spreadChart(points: readonly Point[], options: ChartOptions): st
   const svg = Plot.plot({
     document,
     width: Math.max(480, 260 * panels.length),
-    height: 280,
+    height: 290,
+    marginTop: 36,
     marginBottom: 44,
     marginLeft: 52,
     insetLeft: banded ? 0 : 14,
     insetRight: banded ? 0 : 14,
     fx: { label: null, domain: panels, padding: 0.12 },
     x: banded
-      ? { label: options.xLabel, type: 'point', padding: 0.6 }
+      ? { label: options.xLabel, type: 'point', padding: 0.6, domain: [...new Set(rows.map(({ x }) => x))] }
       : {
           label: options.xLabel,
           ticks: [...new Set(rows.map(({ x }) => Number(x)))],
@@ -55,6 +56,7 @@ export function spreadChart(points: readonly Point[], options: ChartOptions): st
     y: {
       label: options.yLabel,
       grid: true,
+      inset: 5,
       type: options.logarithmic ? 'log' : 'linear',
       ...(options.logarithmic ? { tickFormat: '~s' } : {}),
     },

@@ -9,7 +9,9 @@ import { format, resolveConfig } from 'prettier';
 import { pageOf } from './page.ts';
 import type { Run } from './plan.ts';
 import { keyOf, planOf, rateRuns, subjectsOf } from './plan.ts';
-import { analyzeAll, runAll } from './runner.ts';
+import type { Reasons } from './reasons.ts';
+import { reasonsOf } from './reasons.ts';
+import { analysisFolder, analyzeAll, runAll } from './runner.ts';
 
 const { values } = parseArgs({
   options: { data: { type: 'string', default: '../shared/data' }, only: { type: 'string' } },
@@ -40,11 +42,14 @@ const subjects = withoutRate.map((subject) => {
   return { ...subject, learningRate: best.training.learningRate };
 });
 const outcomes = await runAll(planOf(subjects), report);
-const { markdown, pictures } = pageOf({ subjects, outcomes, analyses });
+const reasons = new Map<string, Reasons>();
+for (const subject of subjects) reasons.set(subject.name, await reasonsOf(subject, analysisFolder(subject)));
+const { markdown, pictures } = pageOf({ subjects, outcomes, analyses, reasons });
 await mkdir('docs/study', { recursive: true });
 for (const [name, svg] of pictures) await writeFile(`docs/study/${name}`, svg);
 const results = {
   analyses: Object.fromEntries(analyses),
+  reasons: Object.fromEntries(reasons),
   runs: Object.fromEntries([...outcomes].sort(([a], [b]) => (a < b ? -1 : 1))),
 };
 await writeFile('docs/study/results.json', `${JSON.stringify(results, null, 1)}\n`);

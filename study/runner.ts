@@ -32,6 +32,9 @@ const folder = 'out/study';
 const runsFile = `${folder}/runs.json`;
 const analysesFile = `${folder}/analyses.json`;
 
+/** Where the files of a model's `analyze` job are. */
+export const analysisFolder = ({ name }: Subject): string => `${folder}/analysis-${name}`;
+
 /** @param onDone told how many of how many are done, and the seconds left */
 export async function runAll(
   runs: readonly Run[],
@@ -124,7 +127,7 @@ export async function analyzeAll(
         others: othersOf(subject),
         draws: 3,
         training: { sequenceLength: training.sequenceLength, impactSamples: training.impactSamples },
-        out: `${folder}/analysis-${subject.name}`,
+        out: analysisFolder(subject),
       });
       analyses.set(subject.name, result);
       await writeJson(analysesFile, Object.fromEntries(analyses));

@@ -15,6 +15,11 @@ export function spreadOf(values: readonly number[]): Spread {
   return { mean, deviation: values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : 0, count: values.length };
 }
 
+/** Of a list without order; of an even count the upper of both in the middle.  @returns NaN for no values */
+export function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
+}
+
 /** Quantile 0.975 of Student's t by degrees of freedom, from 1 on.  @source any table of it */
 const studentT = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262] as const;
 
