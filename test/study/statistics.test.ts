@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { compare, spreadOf } from '../../study/statistics.ts';
+import { compare, median, spreadOf } from '../../study/statistics.ts';
 
 describe('spreadOf', () => {
   it('gives the mean and the deviation of a sample', () => {
@@ -19,5 +19,13 @@ describe('compare', () => {
     expect(compare([2, 3, 4], [1, 1.9, 3.1]).verdict).toBe('higher');
     expect(compare([1, 5, 3], [2, 3, 4]).verdict).toBe('unclear');
     expect(() => compare([1], [2])).toThrow('2 to 10 pairs; got 1 and 1');
+  });
+});
+
+describe('median', () => {
+  it('is the value in the middle, whatever the order', () => {
+    expect(median([9, 1, 4])).toBe(4);
+    expect(median([4, 1, 9, 5])).toBe(5);
+    expect(median([])).toBeNaN();
   });
 });
