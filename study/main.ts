@@ -52,8 +52,8 @@ const results = {
   reasons: Object.fromEntries(reasons),
   runs: Object.fromEntries([...outcomes].sort(([a], [b]) => (a < b ? -1 : 1))),
 };
-await writeFile('docs/study/results.json', `${JSON.stringify(results, null, 1)}\n`);
 const style = await resolveConfig('docs/study.md');
+await writeFile('docs/study/results.json', await format(JSON.stringify(results), { ...style, parser: 'json' }));
 await writeFile('docs/study.md', await format(markdown, { ...style, parser: 'markdown' }));
 console.log('Wrote docs/study.md.');
 

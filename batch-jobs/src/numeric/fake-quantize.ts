@@ -5,7 +5,7 @@
  */
 import { loadKernels } from './kernel-module.ts';
 import type { Cherries, Grid } from './quantizer.ts';
-import { cherriesOfRows, dequantizeMatrix, levelsOf, publishedLevels, quantizeMatrix } from './quantizer.ts';
+import { cherriesOfRows, fakeQuantizeMatrix, levelsOf, publishedLevels } from './quantizer.ts';
 
 export interface FakeQuantizeArgs {
   /** [rows, columns], row-major, in shared memory. */
@@ -87,13 +87,7 @@ function roundByKernel({ weight, columns, grid, cherries, into }: FakeQuantizeAr
 
 function roundPlainly(args: FakeQuantizeArgs, row: number, rows: number): void {
   const { weight, columns, grid, cherries, columnScales, into } = args;
-  const from = row * columns;
-  const values = weight.subarray(from, from + rows * columns);
+  const [from, until] = [row * columns, (row + rows) * columns];
   const own = cherriesOfRows(cherries, row, rows);
-  const rounded = dequantizeMatrix(quantizeMatrix(values, columns, grid, own, columnScales));
-  own.columns.forEach((column, index) => {
-    const at = Math.floor(index / own.perRow) * columns + column;
-    rounded[at] = values[at];
-  });
-  into.set(rounded, from);
+  fakeQuantizeMatrix(weight.subarray(from, until), columns, grid, own, columnScales, into.subarray(from, until));
 }

@@ -69,10 +69,12 @@ export interface QuantizedMatrix {
 /** Smallest positive float16, for groups whose scale would vanish. */
 const leastScale = 2 ** -24;
 
+/** Added to a double of magnitude below 2^51 and taken away again, it leaves the nearest integer. */
+const roundingConstant = 1.5 * 2 ** 52;
+
 /** Half to even, as torch.round. */
 function roundHalfEven(value: number): number {
-  const rounded = Math.round(value);
-  return rounded - value === 0.5 && rounded % 2 !== 0 ? rounded - 1 : rounded;
+  return value + roundingConstant - roundingConstant;
 }
 
 /**
@@ -94,7 +96,7 @@ export function groupCount(columns: number, perRow: number, grid: Pick<Grid, 'gr
   return grid.groupSize === Infinity ? 1 : Math.ceil(storedColumns(columns, perRow, grid) / grid.groupSize);
 }
 
-/** The constants of the two kinds of levels that are symmetric about zero. */
+/** The constants of the levels; all but `steps` are of the two kinds that are symmetric about zero. */
 export interface Levels {
   readonly scaleDivisor: number;
   /** Lowest integer; stored integers are q - qMin. */
@@ -102,13 +104,15 @@ export interface Levels {
   /** 0.5 for mid-rise, 0 for levels that include zero. */
   readonly offset: number;
   readonly clip: number;
+  /** The largest stored integer. */
+  readonly steps: number;
 }
 
 export function levelsOf({ bits, levels }: Pick<Grid, 'bits' | 'levels'>): Levels {
   const half = 2 ** (bits - 1);
   return levels === 'midRise'
-    ? { scaleDivisor: half, qMin: -half, offset: 0.5, clip: half - 0.01 }
-    : { scaleDivisor: half - 1, qMin: -half, offset: 0, clip: half - 1 };
+    ? { scaleDivisor: half, qMin: -half, offset: 0.5, clip: half - 0.01, steps: 2 * half - 1 }
+    : { scaleDivisor: half - 1, qMin: -half, offset: 0, clip: half - 1, steps: 2 * half - 1 };
 }
 
 /** The scale of a group, a float16, and its zero point, which symmetric levels do not have. */
@@ -123,7 +127,7 @@ function groupScale(least: number, most: number, grid: Grid): GroupScale {
     const largest = Math.max(-least, most);
     return { scale: roundToFloat16((largest + 1e-6) / levelsOf(grid).scaleDivisor) || leastScale, zero: 0 };
   }
-  const steps = 2 ** grid.bits - 1;
+  const { steps } = levelsOf(grid);
   const [low, high] = [Math.min(least, 0), Math.max(most, 0)];
   const scale = roundToFloat16((high - low) / steps) || leastScale;
   return { scale, zero: clamp(roundHalfEven(-low / scale), 0, steps) };
@@ -135,7 +139,7 @@ function clamp(value: number, least: number, most: number): number {
 
 /** The stored integer of a weight. */
 function integerOf(value: number, { scale, zero }: GroupScale, grid: Grid, levels: Levels): number {
-  if (grid.levels === 'asymmetric') return clamp(roundHalfEven(value / scale) + zero, 0, 2 ** grid.bits - 1);
+  if (grid.levels === 'asymmetric') return clamp(roundHalfEven(value / scale) + zero, 0, levels.steps);
   const clipped = clamp(value / scale, -levels.clip, levels.clip);
   return roundHalfEven(clipped - levels.offset) - levels.qMin;
 }
@@ -171,6 +175,15 @@ class RowLayout {
         if (!this.isCherry[column]) this.columns[next++] = column;
     for (const column of own) this.isCherry[column] = 0;
   }
+
+  /** The values that have an integer, scaled by column.  @param start of the row in `weight`   @param into [stored columns] */
+  gather(weight: Float32Array, start: number, columnScales: Float32Array | null, into: Float32Array): void {
+    for (let i = 0; i < into.length; i++) {
+      const column = this.columns[i];
+      const value = weight[start + column];
+      into[i] = columnScales === null ? value : value * columnScales[column];
+    }
+  }
 }
 
 /**
@@ -197,11 +210,7 @@ export function quantizeMatrix(
   const cherryWeight = new Float32Array(rows * cherries.perRow);
   for (let row = 0; row < rows; row++) {
     layout.enter(row);
-    for (let i = 0; i < stored; i++) {
-      const column = layout.columns[i];
-      const value = weight[row * columns + column];
-      values[i] = columnScales === null ? value : value * columnScales[column];
-    }
+    layout.gather(weight, row * columns, columnScales, values);
     for (let group = 0; group < groups; group++) {
       const from = group * groupSize;
       const until = Math.min(from + groupSize, stored);
@@ -269,6 +278,43 @@ export function dequantizeMatrix(matrix: QuantizedMatrix): Float32Array {
     }
   }
   return weight;
+}
+
+/**
+ * What `dequantizeMatrix(quantizeMatrix(...))` gives, without the stored form between, except that cherries keep their float32 values.
+ * @param into receives [rows, columns], as `weight`
+ */
+export function fakeQuantizeMatrix(
+  weight: Float32Array,
+  columns: number,
+  grid: Grid,
+  cherries: Cherries,
+  columnScales: Float32Array | null,
+  into: Float32Array,
+): void {
+  const rows = weight.length / columns;
+  const levels = levelsOf(grid);
+  const stored = storedColumns(columns, cherries.perRow, grid);
+  const groupSize = Math.min(grid.groupSize, stored);
+  const layout = new RowLayout(columns, cherries, grid);
+  const values = new Float32Array(stored);
+  into.set(weight);
+  for (let row = 0; row < rows; row++) {
+    layout.enter(row);
+    const start = row * columns;
+    layout.gather(weight, start, columnScales, values);
+    for (let from = 0; from < stored; from += groupSize) {
+      const until = Math.min(from + groupSize, stored);
+      const own = scaleOfGroup(values, layout.isSlot, from, until, grid);
+      const shift = grid.levels === 'asymmetric' ? -own.zero : levels.qMin + levels.offset;
+      for (let i = from; i < until; i++) {
+        if (layout.isSlot[i]) continue;
+        const column = layout.columns[i];
+        const value = Math.fround((integerOf(values[i], own, grid, levels) + shift) * own.scale);
+        into[start + column] = columnScales === null ? value : value / columnScales[column];
+      }
+    }
+  }
 }
 
 /** Bits that one weight of a matrix costs on disk, everything stored for it counted (16-bit scale, value and index). */
