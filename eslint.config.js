@@ -19,6 +19,7 @@ export default tseslint.config(
     linterOptions: { reportUnusedDisableDirectives: 'error' },
     rules: {
       '@typescript-eslint/no-explicit-any': 'error',
+      '@typescript-eslint/no-unused-vars': ['error', { ignoreRestSiblings: true }],
       '@typescript-eslint/no-floating-promises': 'error',
       '@typescript-eslint/no-misused-promises': 'error',
       '@typescript-eslint/await-thenable': 'error',
@@ -33,7 +34,7 @@ export default tseslint.config(
     },
   },
   {
-    files: ['sdk/src/cli/**', 'demo/**', 'batch-jobs/bench/**', 'test/**'],
+    files: ['sdk/src/cli/**', 'demo/**', 'study/**', 'batch-jobs/bench/**', 'test/**'],
     rules: { 'no-console': 'off' },
   },
   { files: ['vitest.config.ts'], rules: { 'no-restricted-syntax': 'off' } },

@@ -62,7 +62,7 @@ function describe(event: JobEvent): string | null {
       return parts.filter(Boolean).join('  ');
     }
     case 'job.succeeded':
-      return `done: perplexity ${event.result.compressed.perplexity?.toFixed(3) ?? '-'}, ${event.result.compressed.sizeBytes} bytes`;
+      return `done: perplexity ${event.result?.compressed.perplexity?.toFixed(3) ?? '-'}, ${event.result?.compressed.sizeBytes ?? '-'} bytes`;
     case 'job.failed':
       return `failed: ${event.error.message}`;
     case 'job.cancelled':

@@ -14,7 +14,7 @@ import { ProgressBoard } from './progress-board.ts';
 const outFolder = 'out/demo';
 const storeFolder = `${outFolder}/store`;
 const methods: readonly Method[] = ['rtn', 'cherryq', 'qat'];
-const scheme: Omit<Scheme, 'method' | 'cherryFraction'> = { bits: 3, groupSize: 'row' };
+const scheme: Pick<Scheme, 'bits' | 'groupSize'> = { bits: 3, groupSize: 'row' };
 const training: Partial<Training> = {
   tokens: 112_640,
   batchSize: 2,

@@ -46,9 +46,14 @@ const entries = [
   },
   {
     outdir: 'batch-jobs/bench/dist',
-    entryPoints: ['main.ts', 'worker.ts', 'stream-worker.ts', 'peers/stock-trainer.ts'].map(
-      (file) => `batch-jobs/bench/${file}`,
-    ),
+    entryPoints: [
+      'main.ts',
+      'worker.ts',
+      'stream-worker.ts',
+      'memory.ts',
+      'memory-worker.ts',
+      'peers/stock-trainer.ts',
+    ].map((file) => `batch-jobs/bench/${file}`),
     outbase: 'batch-jobs/bench',
   },
   { outdir: 'api/dist', entryPoints: ['api/src/serve.ts'], outbase: 'api/src' },
@@ -57,6 +62,7 @@ const entries = [
     entryPoints: ['demo/run.ts', 'demo/make-model/prepare.ts', 'demo/make-model/make.ts'],
     outbase: 'demo',
   },
+  { outdir: 'study/dist', entryPoints: ['study/main.ts'], outbase: 'study' },
 ];
 
 for (const { outdir, entryPoints, outbase } of entries) {

@@ -179,10 +179,11 @@ export const isClosingEvent = (event: JobEvent): boolean =>
   event.type === 'job.succeeded' || event.type === 'job.failed' || event.type === 'job.cancelled';
 
 function closingEvent(state: JobState): JobEventFields {
-  if (state.status === 'succeeded' && state.result) return { type: 'job.succeeded', result: state.result };
-  if (state.status === 'failed' && state.error) return { type: 'job.failed', error: state.error };
-  if (state.status === 'cancelled') return { type: 'job.cancelled' };
-  throw new Error(`state ${state.status} of a job holds neither its result nor its error`);
+  const { status, error, result, analysisResult } = state;
+  if (status === 'succeeded' && (result ?? analysisResult)) return { type: 'job.succeeded', result, analysisResult };
+  if (status === 'failed' && error) return { type: 'job.failed', error };
+  if (status === 'cancelled') return { type: 'job.cancelled' };
+  throw new Error(`state ${status} of a job holds neither its result nor its error`);
 }
 
 function parseState(entry: NumberedEntry): JobState {

@@ -43,8 +43,11 @@ export interface Jobs {
   /** @throws ProblemError (409) when the job has already succeeded or failed */
   cancel(tenant: string, id: string): Promise<Job>;
   events(tenant: string, id: string, query: { limit: number; after?: string }): Promise<Page<JobEvent>>;
-  /** What the job left. @throws ProblemError (409) until it has succeeded */
-  manifest(tenant: string, id: string): Promise<Manifest>;
+  /**
+   * What the job left, and the folder under its prefix: `artifacts`, or `rejected` where it has missed a limit of quality.
+   * @throws ProblemError (409) until it has ended so
+   */
+  manifest(tenant: string, id: string): Promise<{ manifest: Manifest; folder: 'artifacts' | 'rejected' }>;
   /** Id of a job that has not ended and needs this model or dataset; null when there is none. */
   findUserOf(tenant: string, upload: Upload): Promise<string | null>;
 }
@@ -55,6 +58,7 @@ export function jobView(spec: JobSpec, states: readonly JobState[], progress: Pr
   const ended = latest && terminalStatuses.has(latest.status) ? latest : null;
   return {
     object: 'job',
+    kind: spec.kind,
     id: spec.id,
     status: latest?.status ?? 'queued',
     modelId: spec.modelId,
@@ -63,6 +67,7 @@ export function jobView(spec: JobSpec, states: readonly JobState[], progress: Pr
     training: spec.training,
     calibrationDatasetId: spec.calibrationDatasetId ?? null,
     evaluation: spec.evaluation ?? null,
+    analysis: spec.analysis,
     formats: spec.formats,
     metadata: spec.metadata,
     createdAt: spec.createdAt,
@@ -72,6 +77,7 @@ export function jobView(spec: JobSpec, states: readonly JobState[], progress: Pr
     progress,
     error: ended?.error ?? null,
     result: ended?.result ?? null,
+    analysisResult: ended?.analysisResult ?? null,
   };
 }
 
@@ -106,7 +112,7 @@ export function createJobs(deps: {
   return {
     async create(tenant, id, request) {
       const job = jobRef(tenant, id);
-      const { model, calibration, evaluation } = await inputsOf(tenant, request, models, datasets);
+      const { model, calibration, evaluation, tasks, analysis } = await inputsOf(tenant, request, models, datasets);
       const createdAt = now(clock);
       const spec: JobSpec = {
         ...request,
@@ -115,7 +121,10 @@ export function createJobs(deps: {
         modelName: model.name,
         modelPrefix: models.filesPrefix(tenant, model.id),
         calibrationPrefix: calibration && datasets.filesPrefix(tenant, calibration.id),
+        calibrationName: calibration && calibration.name,
         evaluationPrefix: evaluation && datasets.filesPrefix(tenant, evaluation.id),
+        tasks: tasks.map(({ name, id: task }) => ({ name, prefix: datasets.filesPrefix(tenant, task) })),
+        analysisPrefixes: analysis.map(({ name, id: set }) => ({ name, prefix: datasets.filesPrefix(tenant, set) })),
       };
       await createJobFolder(store, job, clock, spec, queued(createdAt));
       await queue.submit(job);
@@ -152,6 +161,7 @@ export function createJobs(deps: {
         by: 'api',
         error: null,
         result: null,
+        analysisResult: null,
       }));
       if (state?.status !== 'cancelled')
         throw new ProblemError(
@@ -177,12 +187,16 @@ export function createJobs(deps: {
     async manifest(tenant, id) {
       const job = jobRef(tenant, id);
       const spec = await specOf(job);
-      const { status } = jobView(spec, await readStates(store, job), null);
-      if (status !== 'succeeded')
-        throw new ProblemError('conflict', `job ${id} is ${status}; only a job that has succeeded has artifacts`);
-      const body = await store.get(`${job.prefix}/artifacts/manifest.json`);
-      if (body === null) throw new Error(`job ${id} has succeeded but has no artifacts/manifest.json`);
-      return manifestSchema.parse(decodeJson(body));
+      const { status, error } = jobView(spec, await readStates(store, job), null);
+      const folder = status === 'failed' && error?.code === 'quality' ? 'rejected' : 'artifacts';
+      if (status !== 'succeeded' && folder !== 'rejected')
+        throw new ProblemError(
+          'conflict',
+          `job ${id} is ${status}; only a job that has succeeded, or failed for its quality, has artifacts`,
+        );
+      const body = await store.get(`${job.prefix}/${folder}/manifest.json`);
+      if (body === null) throw new Error(`job ${id} has ended but has no ${folder}/manifest.json`);
+      return { manifest: manifestSchema.parse(decodeJson(body)), folder };
     },
 
     async findUserOf(tenant, upload) {
@@ -206,6 +220,7 @@ export const queued = (time: string): JobState => ({
   by: 'api',
   error: null,
   result: null,
+  analysisResult: null,
 });
 
 /** Looks up what a request refers to. @throws ProblemError (404, 409, 400) naming the field */
@@ -214,14 +229,24 @@ async function inputsOf(
   request: JobRequest,
   models: Uploads,
   datasets: Uploads,
-): Promise<{ model: Upload; calibration: Upload | null; evaluation: Upload | null }> {
+): Promise<{
+  model: Upload;
+  calibration: Upload | null;
+  evaluation: Upload | null;
+  tasks: Upload[];
+  analysis: Upload[];
+}> {
   const { method } = request.scheme;
-  if (method !== 'rtn' && request.calibrationDatasetId === undefined)
+  const needsText = request.kind === 'analyze' || method !== 'rtn';
+  if (needsText && request.calibrationDatasetId === undefined) {
+    const why = request.kind === 'analyze' ? 'an analysis measures impact on text' : `method ${method} trains on text`;
+    const otherwise = request.kind === 'analyze' ? '' : ', or use method rtn';
     throw new ProblemError(
       'invalid_request',
-      `method ${method} trains on text, so calibrationDatasetId is required; got nothing. Upload a text and give its id, or use method rtn`,
+      `${why}, so calibrationDatasetId is required; got nothing. Upload a text and give its id${otherwise}`,
       { param: 'calibrationDatasetId' },
     );
+  }
   const ready = async (uploads: Uploads, id: string, param: string): Promise<Upload> => {
     const upload = await uploads.find(tenant, id);
     if (upload === null)
@@ -241,18 +266,26 @@ async function inputsOf(
   const evaluation = request.evaluation
     ? await ready(datasets, request.evaluation.datasetId, 'evaluation.datasetId')
     : null;
-  if (method !== 'rtn' && evaluation !== null && calibration?.fingerprint === evaluation.fingerprint)
+  const tasks: Upload[] = [];
+  for (const [index, task] of (request.evaluation?.tasks ?? []).entries())
+    tasks.push(await ready(datasets, task.datasetId, `evaluation.tasks.${index}.datasetId`));
+  const analysis: Upload[] = [];
+  for (const [index, id] of request.analysis.datasetIds.entries())
+    analysis.push(await ready(datasets, id, `analysis.datasetIds.${index}`));
+  if (needsText && evaluation !== null && calibration?.fingerprint === evaluation.fingerprint)
     throw new ProblemError(
       'invalid_request',
       `evaluation.datasetId holds the same text as calibrationDatasetId; perplexity on text that was trained on says nothing. Give another text`,
       { param: 'evaluation.datasetId' },
     );
-  return { model, calibration, evaluation };
+  return { model, calibration, evaluation, tasks, analysis };
 }
 
 function uses(spec: JobSpec, upload: Upload): boolean {
   if (upload.object === 'model') return spec.modelId === upload.id;
-  return spec.calibrationDatasetId === upload.id || spec.evaluation?.datasetId === upload.id;
+  const { evaluation, analysis } = spec;
+  const used = [spec.calibrationDatasetId, evaluation?.datasetId, ...analysis.datasetIds];
+  return [...used, ...(evaluation?.tasks ?? []).map(({ datasetId }) => datasetId)].includes(upload.id);
 }
 
 const now = (clock: Clock): string => new Date(clock.now()).toISOString();

@@ -25,11 +25,22 @@ const llama = (sizes: Record<string, number>): Record<string, unknown> => ({
   ...sizes,
 });
 
-/** `full` has the shapes of Llama-2-7B, 13.5 GB; `small` 280 MB. */
-export const checkpointShapes: Record<'full' | 'small', CheckpointShape> = {
+/** `full` has the shapes of Llama-2-7B, 13.5 GB; `billion` those of TinyLlama, 2.2 GB; `small` 280 MB. */
+export const checkpointShapes: Record<'full' | 'billion' | 'small', CheckpointShape> = {
   full: {
     label: '7B-shaped bfloat16 checkpoint',
     config: llama({ hidden_size: 4096, intermediate_size: 11_008, num_hidden_layers: 32, num_attention_heads: 32 }),
+    shardBytes: 4e9,
+  },
+  billion: {
+    label: '1.1B-parameter Llama',
+    config: llama({
+      hidden_size: 2048,
+      intermediate_size: 5632,
+      num_hidden_layers: 22,
+      num_attention_heads: 32,
+      num_key_value_heads: 4,
+    }),
     shardBytes: 4e9,
   },
   small: {
@@ -55,9 +66,10 @@ const tokenizer = {
   model: { type: 'BPE', vocab: { a: 0, b: 1 }, merges: [] },
 };
 
-/** @param prefix ends in a slash   @returns bytes of the weights' files */
+/** Weights of norms are 1.  @param prefix ends in a slash   @returns bytes of the weights' files */
 export async function writeCheckpoint(store: Store, prefix: string, shape: CheckpointShape): Promise<number> {
   const block = seededBlock();
+  const ones = new Uint8Array(new Uint16Array(blockValues).fill(0x3f80).buffer);
   const shards: TensorToWrite[][] = [[]];
   let shardBytes = 0;
   let offset = 0;
@@ -73,7 +85,7 @@ export async function writeCheckpoint(store: Store, prefix: string, shape: Check
       name,
       dtype: 'BF16',
       shape: dimensions,
-      data: () => repeated(block, start, bytes),
+      data: () => repeated(dimensions.length === 1 ? ones : block, start, bytes),
     });
   }
   const weightMap: Record<string, string> = {};

@@ -2,7 +2,7 @@
 import { mkdir, open, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import type { DecoderConfig } from '../src/models/decoder-config.ts';
-import { tensorShapes } from '../src/models/decoder-config.ts';
+import { plainFeatures, tensorShapes } from '../src/models/decoder-config.ts';
 import { createRandom } from '../src/numeric/random.ts';
 
 export interface BenchShape {
@@ -15,6 +15,7 @@ export interface BenchShape {
 
 function llama(shape: Partial<DecoderConfig> & Pick<DecoderConfig, 'hiddenSize' | 'numAttentionHeads'>): DecoderConfig {
   return {
+    ...plainFeatures,
     architecture: 'LlamaForCausalLM',
     vocabSize: 512,
     intermediateSize: 4 * shape.hiddenSize,
@@ -25,6 +26,7 @@ function llama(shape: Partial<DecoderConfig> & Pick<DecoderConfig, 'hiddenSize' 
     ropeTheta: 10_000,
     rmsNormEps: 1e-5,
     tieWordEmbeddings: true,
+    slidingWindows: new Array<null>(shape.numHiddenLayers ?? 1).fill(null),
     ...shape,
   };
 }

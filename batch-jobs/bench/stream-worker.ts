@@ -4,6 +4,7 @@
  *
  * Usage: stream-worker.js <export|job> <folder>
  */
+import { tmpdir } from 'node:os';
 import { existsSync, readFileSync } from 'node:fs';
 import { jobSpecSchema, schemeSchema } from 'cherryq/contract';
 import { native } from '../src/exporters/native.ts';
@@ -32,6 +33,7 @@ async function exportOnly(): Promise<void> {
     shapes: model.shapes,
     weights: weightsInFiles(store, model.folder),
     cherries: new Map(),
+    columnScales: new Map(),
     isQuantized: isLinear,
   });
   await store.put('ours/model.safetensors', safetensorsBytes(tensors, native.metadata).chunks);
@@ -48,6 +50,8 @@ async function wholeJob(): Promise<void> {
     modelPrefix: 'model/',
     calibrationPrefix: null,
     evaluationPrefix: null,
+    tasks: [],
+    analysisPrefixes: [],
     scheme,
     training: {},
     formats: ['native'],
@@ -55,7 +59,7 @@ async function wholeJob(): Promise<void> {
   await store.put(`${prefix}spec.json`, new TextEncoder().encode(JSON.stringify(spec)));
   const job = await JobFolder.claim(store, prefix);
   if (job === null) throw new Error('The job of this folder has ended already; give a new folder.');
-  await runJob({ store, job, forcedEngine: 'cpu', stopRequested: () => false });
+  await runJob({ store, job, forcedEngine: 'cpu', scratchFolder: tmpdir(), stopRequested: () => false });
 }
 
 /** Largest resident memory of the process, all its threads included; on Linux without what its parent had when it began. */

@@ -7,8 +7,6 @@
 import { createInterface } from 'node:readline';
 import { openEngine } from '../src/engine/engine.ts';
 import { Decoder } from '../src/models/decoder.ts';
-import { isLinear, tensorShapes } from '../src/models/decoder-config.ts';
-import { noCherries } from '../src/numeric/quantizer.ts';
 import { measureImpact } from '../src/training/impact.ts';
 import { Trainer, createTrainState } from '../src/training/train.ts';
 import { seededWeights, seededWindows, shapeFor, windowCount } from './shapes.ts';
@@ -41,12 +39,15 @@ process.exit(0);
 async function createWork(): Promise<(batch: Int32Array[]) => Promise<number>> {
   const { config } = shape;
   if (mode === 'step') {
-    const linears = [...tensorShapes(config).keys()].filter(isLinear);
     let next: Int32Array[] = [];
     const trainer = new Trainer(
       {
         config,
-        quantizer: { grid: { bits: 3, groupSize: 128 }, cherries: new Map(linears.map((name) => [name, noCherries])) },
+        quantizer: {
+          grid: { bits: 3, groupSize: 128, levels: 'midRise', aligned: false },
+          cherries: new Map(),
+          columnScales: new Map(),
+        },
         teacher: null,
         schedule: { peak: 1e-4, totalSteps: 1_000_000, warmupFraction: 0, floor: 1 },
         adamW: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
@@ -54,7 +55,7 @@ async function createWork(): Promise<(batch: Int32Array[]) => Promise<number>> {
         batchSize: shape.batchSize,
         windowAt: (index) => next[index % shape.batchSize],
       },
-      createTrainState(weights),
+      await createTrainState(weights),
     );
     return async (batch) => {
       next = batch;

@@ -519,14 +519,105 @@ export function swiGluBackward(gate: usize, up: usize, dy: usize, dGate: usize, 
 /** 1 / (1 + e^-x) of a chunk.  @returns where they are */
 function takeSigmoids(x: usize, count: i32): usize {
   const chunk = workspace + chunkAt;
-  const one = f32x4.splat(1);
   const bytes = (<usize>count) << 2;
   let at: usize = 0;
   for (const end = bytes & ~15; at < end; at += 16) v128.store(chunk + at, f32x4.neg(v128.load(x + at)));
   for (; at < bytes; at += 4) store<f32>(chunk + at, -load<f32>(x + at));
+  return invertedPlusOne(chunk, count);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// GeGLU
+// ---------------------------------------------------------------------------------------------------------------------
+//
+// gelu(x) = x/2 (1 + tanh u) = x s with s = sigmoid(2 u) and u = sqrt(2/pi) (x + 0.044715 x^3).
+
+const geluCubic: f32 = 0.044715;
+const geluSlope: f32 = 1.5957691216057308; // 2 sqrt(2/pi)
+
+/** y = gelu(gate) up.  All [length] */
+export function geGlu(gate: usize, up: usize, y: usize, length: i32): void {
+  for (let first = 0; first < length; first += chunkLength) {
+    const count = min(chunkLength, length - first);
+    const bytes = (<usize>count) << 2;
+    const sigmoids = takeGeluSigmoids(gate, count);
+    let at: usize = 0;
+    for (const end = bytes & ~15; at < end; at += 16) {
+      const gelu = f32x4.mul(v128.load(gate + at), v128.load(sigmoids + at));
+      v128.store(y + at, f32x4.mul(gelu, v128.load(up + at)));
+    }
+    for (; at < bytes; at += 4)
+      store<f32>(y + at, load<f32>(gate + at) * load<f32>(sigmoids + at) * load<f32>(up + at));
+    gate += bytes;
+    up += bytes;
+    y += bytes;
+  }
+}
+
+/** dUp = dy gelu(gate), dGate = dy up (s + gelu(gate) (1 - s) 2 u').  All [length] */
+export function geGluBackward(gate: usize, up: usize, dy: usize, dGate: usize, dUp: usize, length: i32): void {
+  const one = f32x4.splat(1);
+  const cubic = f32x4.splat(3 * geluCubic);
+  const slopes = f32x4.splat(geluSlope);
+  for (let first = 0; first < length; first += chunkLength) {
+    const count = min(chunkLength, length - first);
+    const bytes = (<usize>count) << 2;
+    const sigmoids = takeGeluSigmoids(gate, count);
+    let at: usize = 0;
+    for (const end = bytes & ~15; at < end; at += 16) {
+      const s = v128.load(sigmoids + at);
+      const x = v128.load(gate + at);
+      const gelu = f32x4.mul(x, s);
+      const d = v128.load(dy + at);
+      v128.store(dUp + at, f32x4.mul(d, gelu));
+      const inner = f32x4.mul(f32x4.add(f32x4.mul(f32x4.mul(x, x), cubic), one), slopes);
+      const slope = f32x4.add(s, f32x4.mul(f32x4.mul(gelu, f32x4.sub(one, s)), inner));
+      v128.store(dGate + at, f32x4.mul(f32x4.mul(d, v128.load(up + at)), slope));
+    }
+    for (; at < bytes; at += 4) {
+      const s = load<f32>(sigmoids + at);
+      const x = load<f32>(gate + at);
+      const gelu = x * s;
+      const d = load<f32>(dy + at);
+      store<f32>(dUp + at, d * gelu);
+      const inner = (x * x * (3 * geluCubic) + 1) * geluSlope;
+      store<f32>(dGate + at, d * load<f32>(up + at) * (s + gelu * (1 - s) * inner));
+    }
+    gate += bytes;
+    up += bytes;
+    dy += bytes;
+    dGate += bytes;
+    dUp += bytes;
+  }
+}
+
+/** sigmoid(2 u) of a chunk.  @returns where they are */
+function takeGeluSigmoids(x: usize, count: i32): usize {
+  const chunk = workspace + chunkAt;
+  const one = f32x4.splat(1);
+  const cubic = f32x4.splat(geluCubic);
+  const slopes = f32x4.splat(-geluSlope);
+  const bytes = (<usize>count) << 2;
+  let at: usize = 0;
+  for (const end = bytes & ~15; at < end; at += 16) {
+    const value = v128.load(x + at);
+    const inner = f32x4.add(f32x4.mul(f32x4.mul(value, value), cubic), one);
+    v128.store(chunk + at, f32x4.mul(f32x4.mul(value, inner), slopes));
+  }
+  for (; at < bytes; at += 4) {
+    const value = load<f32>(x + at);
+    store<f32>(chunk + at, value * (value * value * geluCubic + 1) * -geluSlope);
+  }
+  return invertedPlusOne(chunk, count);
+}
+
+/** 1 / (1 + e^x) of a chunk, in place.  @returns where it is */
+function invertedPlusOne(chunk: usize, count: i32): usize {
+  const one = f32x4.splat(1);
+  const bytes = (<usize>count) << 2;
   exponential(chunk, chunk, count, 0);
   // The chunk has room for whole vectors; what lies behind its end is not used.
-  for (at = 0; at < bytes; at += 16) {
+  for (let at: usize = 0; at < bytes; at += 16) {
     v128.store(chunk + at, f32x4.div(one, f32x4.add(one, v128.load(chunk + at))));
   }
   return chunk;
@@ -680,7 +771,7 @@ function multiply(x: usize, length: i32, factor: f32): void {
 //
 // Nothing of size [length, width] is kept. Queries are taken 8 at a time, as a column panel, so that scores come out as
 // [keys][8]: the softmax then runs down the lanes, and the probabilities are again a column panel for the product with the
-// values. Keys that no query of a panel may see are not computed. The backward pass computes the probabilities again from
+// values. Keys that no query of a panel may see, ahead of it or behind its sliding window, are not computed. The backward pass computes the probabilities again from
 // the row maximum and the inverse of the row sum.  @source the recomputation is that of Dao et al. 2022 (FlashAttention)
 
 function roundUp(value: i32, multiple: i32): i32 {
@@ -698,6 +789,7 @@ export function attentionWorkspaceBytes(headDim: i32, width: i32): usize {
  * q, out [windows * length, heads * headDim]; k, v [windows * width, keyValueHeads * headDim]: keys of the whole text so
  * far, of which the queries are the last `length`. cos, sin [width, headDim / 2].
  * @param stats [windows, heads, ceil(length / 8), 2, 8] receives each row's maximum and inverse sum
+ * @param slidingWindow positions that a query may look at, its own the last of them, at most `width`, which is all
  */
 export function attention(
   q: usize,
@@ -713,6 +805,7 @@ export function attention(
   headDim: i32,
   length: i32,
   width: i32,
+  slidingWindow: i32,
 ): void {
   const dims = roundUp(headDim, 8);
   const keys = roundUp(width, 4);
@@ -746,21 +839,24 @@ export function attention(
         const limit = min(keys, roundUp(past + first + 8, 4));
         const at = queryAt + <usize>first * queryStride;
         takeQueries(q + at, queryStride, cos, sin, past + first, count, headDim, dims, queryRows, queryPanel);
-        scorePanel(keyRows, queryPanel, headDim, limit, past + first, scores);
-        const largest0 = largestDown(scores, limit);
-        const largest1 = largestDown(scores + 16, limit);
-        exponentialPairs(scores, scores, limit, largest0, largest1);
-        const inverse0 = inverseSumDown(scores, limit);
-        const inverse1 = inverseSumDown(scores + 16, limit);
+        const start = firstKeySeen(past + first, slidingWindow);
+        const own = scores + ((<usize>start) << 5);
+        const ownCount = limit - start;
+        scorePanel(keyRows, queryPanel, headDim, start, limit, past + first, slidingWindow, scores);
+        const largest0 = largestDown(own, ownCount);
+        const largest1 = largestDown(own + 16, ownCount);
+        exponentialPairs(own, own, ownCount, largest0, largest1);
+        const inverse0 = inverseSumDown(own, ownCount);
+        const inverse1 = inverseSumDown(own + 16, ownCount);
         v128.store(stats, largest0);
         v128.store(stats, largest1, 16);
         v128.store(stats, inverse0, 32);
         v128.store(stats, inverse1, 48);
         stats += 64;
-        const seen = min(limit, width);
+        const seen = min(limit, width) - start;
         for (let d = 0; d < headDim; d += 4) {
           const to = outPanel + ((<usize>d) << 5);
-          tile(valueDims + ((<usize>d * <usize>width) << 2), scores, seen, to, 32, false);
+          tile(valueDims + ((<usize>d * <usize>width) << 2) + ((<usize>start) << 4), own, seen, to, 32, false);
         }
         for (let d: usize = 0; d < <usize>headDim; d++) {
           const column = outPanel + (d << 5);
@@ -799,6 +895,7 @@ export function attentionBackward(
   headDim: i32,
   length: i32,
   width: i32,
+  slidingWindow: i32,
 ): void {
   const dims = roundUp(headDim, 8);
   const keys = roundUp(width, 4);
@@ -855,17 +952,22 @@ export function attentionBackward(
           packColumns(dOut + at, 4, queryStride, headDim, count, dOutPanel);
 
           // The probabilities again, then dScores = probabilities (dProbabilities - their mean under the probabilities).
-          scorePanel(keyRows, queryPanel, headDim, limit, past + first, probabilities);
-          scorePanelUnmasked(valueRows, dOutPanel, headDim, limit, dScores);
-          exponentialPairs(probabilities, probabilities, limit, v128.load(stats), v128.load(stats, 16));
-          scoreGradientDown(probabilities, dScores, limit, v128.load(stats, 32));
-          scoreGradientDown(probabilities + 16, dScores + 16, limit, v128.load(stats, 48));
+          const start = firstKeySeen(past + first, slidingWindow);
+          const startBytes = (<usize>start) << 5;
+          const own = probabilities + startBytes;
+          const ownDScores = dScores + startBytes;
+          const ownCount = limit - start;
+          scorePanel(keyRows, queryPanel, headDim, start, limit, past + first, slidingWindow, probabilities);
+          scorePanelUnmasked(valueRows, dOutPanel, headDim, start, limit, dScores);
+          exponentialPairs(own, own, ownCount, v128.load(stats), v128.load(stats, 16));
+          scoreGradientDown(own, ownDScores, ownCount, v128.load(stats, 32));
+          scoreGradientDown(own + 16, ownDScores + 16, ownCount, v128.load(stats, 48));
           stats += 64;
 
-          const seen = min(limit, width);
+          const seen = min(limit, width) - start;
           for (let d = 0; d < headDim; d += 4) {
             const to = dQueryPanel + ((<usize>d) << 5);
-            tile(keyDims + ((<usize>d * <usize>width) << 2), dScores, seen, to, 32, false);
+            tile(keyDims + ((<usize>d * <usize>width) << 2) + (startBytes >> 1), ownDScores, seen, to, 32, false);
           }
           for (let r = 0; r < count; r++) {
             const angle = <usize>(past + first + r) * halfBytes;
@@ -873,7 +975,7 @@ export function attentionBackward(
             rotateColumn(dQueryPanel + ((<usize>r) << 2), cos + angle, sin + angle, headDim, to);
           }
           // Each four keys of the panel become steps of a row panel.
-          for (let key = 0; key < limit; key += 4) {
+          for (let key = start; key < limit; key += 4) {
             const from = (<usize>key) << 5;
             const to = (((<usize>key * queriesAtOnce) >> 2) + <usize>offset) << 4;
             transposePanel(probabilities + from, 32, 8, packedProbabilities + to, 16);
@@ -893,10 +995,11 @@ export function attentionBackward(
           dOutDims,
         );
         const tileLimit = min(keys, roundUp(past + firstOfTile + tileSteps, 4));
-        for (let key = 0; key < tileLimit; key += 4) {
-          // Panels of queries that see none of these keys hold nothing for them.
+        for (let key = firstKeySeen(past + firstOfTile, slidingWindow); key < tileLimit; key += 4) {
+          // Panels of queries that see none of these four keys hold nothing for them.
           const skipped = max(0, key - past - firstOfTile) & ~7;
-          const steps = tileSteps - skipped;
+          const lastToSee = key + 2 + slidingWindow - past - firstOfTile;
+          const steps = min(tileSteps, (lastToSee & ~7) + 8) - skipped;
           const from = ((<usize>key * queriesAtOnce) << 2) + ((<usize>skipped) << 4);
           for (let d = 0; d < dims; d += 8) {
             const to = <usize>key * rowBytes + ((<usize>d) << 2);
@@ -1008,9 +1111,26 @@ function packTileOfRows(
   packColumns(rows, rowBytes, 4, tileSteps, dims, to);
 }
 
-/** scores[key][query] for keys below `limit`; those after a query's own position are the most negative number. */
-function scorePanel(keyRows: usize, queryPanel: usize, headDim: i32, limit: i32, position: i32, scores: usize): void {
-  scorePanelUnmasked(keyRows, queryPanel, headDim, limit, scores);
+/** The first key that the query at a position may look at, rounded down to a whole tile. */
+function firstKeySeen(position: i32, slidingWindow: i32): i32 {
+  return max(0, position - slidingWindow + 1) & ~3;
+}
+
+/**
+ * scores[key][query] for keys from `start` to below `limit`; those that a query may not look at, after its own position or
+ * before its window, are the most negative number.
+ */
+function scorePanel(
+  keyRows: usize,
+  queryPanel: usize,
+  headDim: i32,
+  start: i32,
+  limit: i32,
+  position: i32,
+  slidingWindow: i32,
+  scores: usize,
+): void {
+  scorePanelUnmasked(keyRows, queryPanel, headDim, start, limit, scores);
   const lanes0 = i32x4(0, 1, 2, 3);
   const lanes1 = i32x4(4, 5, 6, 7);
   const masked = f32x4.splat(mostNegative);
@@ -1020,10 +1140,23 @@ function scorePanel(keyRows: usize, queryPanel: usize, headDim: i32, limit: i32,
     v128.store(at, v128.bitselect(masked, v128.load(at), i32x4.gt_s(ahead, lanes0)));
     v128.store(at, v128.bitselect(masked, v128.load(at, 16), i32x4.gt_s(ahead, lanes1)), 16);
   }
+  for (let key = start; key < min(limit, position + 8 - slidingWindow); key++) {
+    const at = scores + ((<usize>key) << 5);
+    const behind = i32x4.splat(key + slidingWindow - position);
+    v128.store(at, v128.bitselect(masked, v128.load(at), i32x4.le_s(behind, lanes0)));
+    v128.store(at, v128.bitselect(masked, v128.load(at, 16), i32x4.le_s(behind, lanes1)), 16);
+  }
 }
 
-function scorePanelUnmasked(keyRows: usize, queryPanel: usize, headDim: i32, limit: i32, scores: usize): void {
-  for (let key = 0; key < limit; key += 4) {
+function scorePanelUnmasked(
+  keyRows: usize,
+  queryPanel: usize,
+  headDim: i32,
+  start: i32,
+  limit: i32,
+  scores: usize,
+): void {
+  for (let key = start; key < limit; key += 4) {
     const from = keyRows + ((<usize>key * <usize>headDim) << 2);
     tile(from, queryPanel, headDim, scores + ((<usize>key) << 5), 32, false);
   }

@@ -1,4 +1,4 @@
-/** The two errors that a caller can act on. Anything else that is thrown is a bug (exit 1). */
+/** The errors that a caller can act on. Anything else that is thrown is a bug (exit 1). */
 
 /** The caller can fix it: a file, a field, a setting. Exit 2, never retried. Message: what, received, allowed, likely fix. */
 export class InputError extends Error {
@@ -11,6 +11,25 @@ export class InputError extends Error {
     options?: ErrorOptions,
   ) {
     super(message, options);
+  }
+}
+
+/** The result misses a limit that the job was given; its state says so already. Exit 2, never retried. */
+export class QualityError extends Error {
+  override readonly name = 'QualityError';
+}
+
+/** Training met a loss or a gradient that is not finite; its last checkpoint stays good. A lower learning rate mends it. */
+export class DivergedError extends InputError {
+  constructor(
+    message: string,
+    /** Counted from 1. */
+    readonly step: number,
+    /** Where the first value that is not finite was met; null outside the blocks, or where none was found. */
+    readonly block: number | null,
+    readonly tensor: string | null,
+  ) {
+    super('diverged', message, 'training.learningRate');
   }
 }
 

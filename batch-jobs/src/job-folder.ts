@@ -2,7 +2,15 @@
  * The trainer's side of the job folder (docs/architecture.md): reads the spec, claims an attempt, writes states, events and artifacts.
  * An attempt that is no longer the newest must not publish: `assertCurrent` is asked before each publication.
  */
-import type { JobError, JobEventBody, JobResult, JobSpec, JobState, StoredEvent } from 'cherryq/contract';
+import type {
+  AnalysisResult,
+  JobError,
+  JobEventBody,
+  JobResult,
+  JobSpec,
+  JobState,
+  StoredEvent,
+} from 'cherryq/contract';
 import { jobReserve, jobSpecSchema, jobStateSchema, terminalStatuses } from 'cherryq/contract';
 import { InterruptedError } from './errors.ts';
 import { appendNumbered, createNumbered, readLatestNumbered } from './storage/numbered-log.ts';
@@ -106,18 +114,20 @@ export class JobFolder {
     );
   }
 
-  async succeed(result: JobResult): Promise<void> {
-    await this.end('succeeded', { result }, { type: 'job.succeeded', result });
+  async succeed(outcome: { result: JobResult } | { analysisResult: AnalysisResult }): Promise<void> {
+    const results = { result: null, analysisResult: null, ...outcome };
+    await this.end('succeeded', results, { type: 'job.succeeded', ...results });
   }
 
-  async fail(error: JobError): Promise<void> {
-    await this.end('failed', { error }, { type: 'job.failed', error });
+  /** @param result what was measured, where the job failed for its quality */
+  async fail(error: JobError, result: JobResult | null = null): Promise<void> {
+    await this.end('failed', { error, result }, { type: 'job.failed', error });
   }
 
   /** The state first: it is what counts. The event follows; readers end a stream by the state if it is missing. */
   private async end(
     status: 'succeeded' | 'failed',
-    details: { result?: JobResult; error?: JobError },
+    details: Partial<Pick<JobState, 'result' | 'analysisResult' | 'error'>>,
     event: JobEventBody,
   ): Promise<void> {
     const latest = await readState(this.store, this.prefix);
@@ -134,7 +144,7 @@ export class JobFolder {
 function newState(
   status: JobState['status'],
   attempt: number,
-  details: { result?: JobResult; error?: JobError } = {},
+  details: Partial<Pick<JobState, 'result' | 'analysisResult' | 'error'>> = {},
 ): JobState {
   return {
     status,
@@ -143,6 +153,7 @@ function newState(
     by: 'worker',
     error: details.error ?? null,
     result: details.result ?? null,
+    analysisResult: details.analysisResult ?? null,
   };
 }
 

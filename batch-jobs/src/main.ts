@@ -2,8 +2,9 @@
  * Entry of the trainer's process: the only file that touches `process`. The queue starts it with the store and the job in
  * the environment and acts on its exit code (contract/state.ts, `exitCodes`).
  */
+import { tmpdir } from 'node:os';
 import { exitCodes } from 'cherryq/contract';
-import { InputError, InterruptedError, TransientError } from './errors.ts';
+import { InputError, InterruptedError, QualityError, TransientError } from './errors.ts';
 import { JobFolder } from './job-folder.ts';
 import { runJob } from './run-job.ts';
 import { StorageFullError, openStore } from './storage/index.ts';
@@ -33,6 +34,7 @@ async function main(): Promise<number> {
       store,
       job,
       forcedEngine: process.env.CHERRYQ_ENGINE,
+      scratchFolder: process.env.CHERRYQ_SCRATCH || tmpdir(),
       checkpointGapMs: checkpointGapMs(process.env.CHERRYQ_CHECKPOINT_SECONDS),
       stopRequested: () => stopRequested,
     });
@@ -45,12 +47,15 @@ async function main(): Promise<number> {
 /** Turns what was thrown into a state, an event and an exit code. */
 async function report(error: unknown, store: Store, job: JobFolder): Promise<number> {
   const message = error instanceof Error ? error.message : String(error);
-  process.stderr.write(`${error instanceof InputError ? message : error instanceof Error ? error.stack : message}\n`);
+  process.stderr.write(
+    `${error instanceof InputError || error instanceof QualityError ? message : error instanceof Error ? error.stack : message}\n`,
+  );
   if (error instanceof InterruptedError) {
     job.emit({ type: 'job.interrupted', attempt: job.attempt, reason: message });
     await job.flush();
     return exitCodes.interrupted;
   }
+  if (error instanceof QualityError) return exitCodes.input;
   if (error instanceof TransientError) return exitCodes.transient;
   if (error instanceof StorageFullError) {
     // Room for the last words: what is half-written is of no use, and checkpoints may be large.

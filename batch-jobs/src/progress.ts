@@ -3,6 +3,7 @@
  * model, a backward pass counted as two more), so that the share done and the time left are of the whole job.
  */
 import type { Phase, Progress } from 'cherryq/contract';
+import type { JobFolder } from './job-folder.ts';
 
 export interface PhasePlan {
   readonly phase: Phase;
@@ -54,5 +55,31 @@ export class ProgressMeter {
           : null,
       secondsLeft: ownCost > 0 ? ((total - cost) * seconds) / ownCost : null,
     };
+  }
+}
+
+/** Sends progress as events, at most a few a second. */
+export class Reporter {
+  private readonly meter: ProgressMeter;
+  private lastSent = 0;
+
+  constructor(
+    private readonly job: JobFolder,
+    plan: readonly PhasePlan[],
+  ) {
+    this.meter = new ProgressMeter(plan);
+  }
+
+  start(phase: Phase): void {
+    this.job.emit({ type: 'phase.started', phase });
+    this.at(phase, 0);
+  }
+
+  at(phase: Phase, done: number, loss: number | null = null): void {
+    const progress = this.meter.at(phase, done, loss);
+    const now = performance.now();
+    if (now - this.lastSent < 250 && progress.step !== progress.totalSteps) return;
+    this.lastSent = now;
+    this.job.emit({ type: 'progress', progress });
   }
 }

@@ -1,17 +1,19 @@
 /** `cherryq inspect`, `eval` and `generate`: one model folder on disk, of any format that CherryQ reads. */
-import { readFile } from 'node:fs/promises';
-import { basename } from 'node:path';
-import { textOf } from './data/text.ts';
+import { access } from 'node:fs/promises';
+import { basename, dirname } from 'node:path';
 import { openEngine } from './engine/engine.ts';
 import { InputError } from './errors.ts';
 import { measurePerplexity } from './evaluation/perplexity.ts';
 import { assertFinite } from './formats/model-folder.ts';
+import { openChatTemplate } from './formats/chat-template.ts';
+import { segmentsOf } from './job-inputs.ts';
 import { meanStoredBits, openModel, schemeOf } from './model-weights.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { Decoder } from './models/decoder.ts';
 import type { KeyValueCache } from './models/layers.ts';
+import { cacheHolds } from './models/rope.ts';
 import { createRandom } from './numeric/random.ts';
-import { textSegments } from './run-job.ts';
+
 import { FolderStore } from './storage/index.ts';
 
 export interface FolderInspection {
@@ -79,14 +81,16 @@ export async function evaluateFolder(
   options: { maxTokens?: number; onProgress?: (done: number, total: number) => void } = {},
 ): Promise<Evaluation> {
   const started = performance.now();
-  const text = textOf(await readTextFile(textFile), basename(textFile));
+  await requireFile(textFile);
   const engine = await openEngine(process.env.CHERRYQ_ENGINE);
   const model = await openModel(new FolderStore(folder), '');
-  const segments = textSegments(model, text, options.maxTokens);
+  const text = { tokenizer: model.tokenizer, template: await openChatTemplate(new FolderStore(folder), '') };
+  const texts = new FolderStore(dirname(textFile));
+  const segments = await segmentsOf(texts, basename(textFile), model, text, options.maxTokens);
   const total = segments.length * segments[0].length;
-  const { perplexity, tokens } = await measurePerplexity(model.config, await cached(model), segments, (share) =>
-    options.onProgress?.(Math.round(share * total), total),
-  );
+  const { perplexity, tokens } = await measurePerplexity(model.config, await cached(model), segments, {
+    onProgress: (share) => options.onProgress?.(Math.round(share * total), total),
+  });
   return {
     perplexity,
     tokens,
@@ -96,9 +100,9 @@ export async function evaluateFolder(
   };
 }
 
-async function readTextFile(path: string): Promise<Uint8Array> {
+async function requireFile(path: string): Promise<void> {
   try {
-    return await readFile(path);
+    await access(path);
   } catch (cause) {
     throw new InputError(
       'missing_file',
@@ -143,6 +147,11 @@ export async function generateText(
   let next = Int32Array.from(promptIds);
   let past = 0;
   while (generated.length < Math.min(options.maxTokens, room)) {
+    if (!cacheHolds(config, past, past + next.length)) {
+      disposeCaches(caches);
+      next = Int32Array.from([...promptIds, ...generated]);
+      past = 0;
+    }
     const logits = await decoder.nextLogits(next, caches, past);
     past += next.length;
     const token = pick(logits, options.temperature, random);
@@ -158,6 +167,14 @@ export async function generateText(
   }
   const text = generated.length === 0 ? '' : tokenizer.decode(Int32Array.from(generated));
   return { text, tokens: generated.length, seconds: (performance.now() - started) / 1000 };
+}
+
+function disposeCaches(caches: (KeyValueCache | null)[]): void {
+  for (const cache of caches) {
+    cache?.keys.dispose();
+    cache?.values.dispose();
+  }
+  caches.fill(null);
 }
 
 /** The likeliest token at temperature 0, else one drawn from softmax(logits / temperature). */

@@ -3,18 +3,19 @@
  * loop as compression, without a quantizer) on the train split of `corpus.ts`. Run with `npm run model`; it takes about
  * two hours on WebAssembly and half an hour on a native engine, and resumes from demo/.cache/ when it is stopped.
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { openEngine } from '../../batch-jobs/src/engine/engine.ts';
 import { measurePerplexity } from '../../batch-jobs/src/evaluation/perplexity.ts';
 import { safetensorsBytes } from '../../batch-jobs/src/formats/safetensors.ts';
 import { openTokenizer } from '../../batch-jobs/src/formats/tokenizer.ts';
-import { encodeText } from '../../batch-jobs/src/data/text.ts';
 import { llama } from '../../batch-jobs/src/models/llama.ts';
 import { tensorShapes } from '../../batch-jobs/src/models/decoder-config.ts';
 import { float32ToFloat16 } from '../../batch-jobs/src/numeric/dtypes.ts';
 import { createRandom } from '../../batch-jobs/src/numeric/random.ts';
-import { createSampler, packWindows } from '../../batch-jobs/src/data/windows.ts';
-import { loadCheckpoint, saveCheckpoint } from '../../batch-jobs/src/training/checkpoints.ts';
+import { readDataset } from '../../batch-jobs/src/data/dataset.ts';
+import { createSampler } from '../../batch-jobs/src/data/windows.ts';
+import { openCheckpoint, saveCheckpoint } from '../../batch-jobs/src/training/checkpoints.ts';
+import { flatIdentity } from '../../batch-jobs/src/training/resume.ts';
 import { Trainer, createTrainState } from '../../batch-jobs/src/training/train.ts';
 import { FolderStore } from '../../batch-jobs/src/storage/index.ts';
 import { prepare } from './prepare.ts';
@@ -66,7 +67,7 @@ function initialWeights(): Map<string, Float32Array> {
 }
 
 const store = new FolderStore('demo/.cache');
-const identity = JSON.stringify({ configJson, seed, epochs, batchSize, peak });
+const identity = flatIdentity({ configJson, seed, epochs, batchSize, peak });
 mkdirSync('demo/.cache', { recursive: true });
 prepare('demo', (line) => console.error(line));
 const engine = await openEngine(process.env.CHERRYQ_ENGINE);
@@ -74,14 +75,23 @@ console.error(`engine ${engine.name}: ${engine.reason}`);
 
 const model = new FolderStore('demo/model');
 const tokenizer = await openTokenizer(model, '');
-const windowsOf = (file: string): Int32Array[] =>
-  packWindows(encodeText(readFileSync(file, 'utf8'), tokenizer), config.maxPositionEmbeddings, tokenizer.bosTokenId);
-const windows = windowsOf('demo/.cache/train.txt');
-const validation = windowsOf('demo/.cache/validation.txt');
+const windowsOf = async (file: string): Promise<Int32Array[]> => {
+  const options = {
+    tokenizer,
+    template: null,
+    windows: 'packed',
+    sequenceLength: config.maxPositionEmbeddings,
+  } as const;
+  return (await readDataset(store, file, options)).windows;
+};
+const windows = await windowsOf('train.txt');
+const validation = await windowsOf('validation.txt');
 const sampler = createSampler({ count: windows.length, seed });
 const totalSteps = Math.ceil((epochs * windows.length) / batchSize);
 
-const resumed = await loadCheckpoint(store, 'model/', identity, (message) => console.error(message));
+const state = await createTrainState(initialWeights());
+const resumed = await openCheckpoint(store, 'model/', identity, 'auto', (message) => console.error(message));
+await resumed?.restore(state);
 const trainer = new Trainer(
   {
     config,
@@ -93,7 +103,7 @@ const trainer = new Trainer(
     batchSize,
     windowAt: (index) => windows[sampler(index)],
   },
-  resumed ?? createTrainState(initialWeights()),
+  state,
 );
 const startStep = trainer.step;
 const startTime = performance.now();

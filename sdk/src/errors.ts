@@ -2,7 +2,7 @@
  * Every error that the SDK throws, and the one place that makes them. A class per status, as openai-node and stripe-node
  * have it, so that callers catch what they can act on; the message is the problem's `detail`, written to be shown.
  */
-import type { Job, Problem } from './contract/index.ts';
+import type { Job, JobError, Problem } from './contract/index.ts';
 
 export interface ErrorDetails {
   /** HTTP status; null when no answer came. */
@@ -99,8 +99,8 @@ export class InputError extends CherryQError {
 /** A job ended without a result: it failed, or was cancelled. `code` and `param` are those of the job's error. */
 export class JobFailedError extends CherryQError {
   override readonly name = 'JobFailedError';
-  /** Whose fault: the request or its files (`user`), ours (`service`). */
-  readonly fault: 'user' | 'service';
+  /** Whose fault: the request or its files (`user`), ours (`service`); `quality`: a limit of the job was missed. */
+  readonly fault: JobError['fault'];
 
   constructor(readonly job: Job) {
     const { error } = job;

@@ -10,6 +10,7 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { integrityError } from './artifacts.ts';
 import type {
+  AnalysisResult,
   ArtifactFile,
   CreateJob,
   Dataset,
@@ -46,6 +47,12 @@ export interface CompressOptions {
   evaluation?: string;
   /** Tokens of `evaluation` to measure on; default: all. */
   evaluationTokens?: number;
+  /** Also measure the divergence from the original's distribution on `evaluation`. */
+  divergence?: boolean;
+  /** Multiple-choice tasks to score: files of questions, or ids of datasets; needs `evaluation`. */
+  tasks?: readonly string[];
+  /** Limits that the result must keep, or the job fails with the code `quality`; needs `evaluation`. */
+  limits?: NonNullable<CreateJob['evaluation']>['limits'];
   scheme?: CreateJob['scheme'];
   training?: CreateJob['training'];
   formats?: CreateJob['formats'];
@@ -86,22 +93,103 @@ export async function compress(client: CherryQ, options: CompressOptions): Promi
       `method ${scheme?.method ?? 'cherryq'} trains on text: give calibration, a text file or the id of a dataset; only rtn needs none`,
       'calibration',
     );
+  const forEvaluation = Object.entries({
+    divergence: options.divergence === true,
+    tasks: (options.tasks ?? []).length > 0,
+    limits: Object.keys(options.limits ?? {}).length > 0,
+  }).find(([, isGiven]) => isGiven)?.[0];
+  if (options.evaluation === undefined && forEvaluation !== undefined)
+    throw new InputError(
+      'missing_evaluation',
+      `${forEvaluation} is measured with the evaluation: give evaluation, a text file or the id of a dataset`,
+      'evaluation',
+    );
   await checkOut(options.out, options.model);
-  const modelId = (await isUploaded(options.model))
-    ? options.model
-    : (await uploadModelFolder(client, options.model, transfer)).id;
-  const datasetId = async (text: string): Promise<string> =>
-    (await isUploaded(text)) ? text : (await uploadTextFile(client, text, transfer)).id;
+  const modelId = await modelOf(client, options.model, transfer);
+  const datasetId = (file: string): Promise<string> => datasetOf(client, file, transfer);
   const calibrationDatasetId = options.calibration === undefined ? undefined : await datasetId(options.calibration);
   const evaluation =
     options.evaluation === undefined
       ? undefined
-      : { datasetId: await datasetId(options.evaluation), maxTokens: evaluationTokens };
+      : {
+          datasetId: await datasetId(options.evaluation),
+          maxTokens: evaluationTokens,
+          divergence: options.divergence,
+          tasks: await inOrder(options.tasks ?? [], async (task) => ({ datasetId: await datasetId(task) })),
+          limits: options.limits,
+        };
   const request: CreateJob = { modelId, scheme, training, formats, metadata, calibrationDatasetId, evaluation };
   const job = await client.jobs.create(request, { signal });
   options.onJob?.(job);
   const ended = await client.jobs.wait(job.id, { onEvent: options.onEvent, signal });
   return downloadResult(client, ended, options.out, { signal, onProgress: options.onDownload });
+}
+
+export interface AnalyzeOptions extends Pick<
+  CompressOptions,
+  'model' | 'out' | 'metadata' | 'training' | 'onJob' | 'onEvent' | 'onUpload' | 'onDownload' | 'signal'
+> {
+  /** Text file, or id of a dataset, to measure impact on. */
+  calibration: string;
+  /** Further texts, or ids of datasets, whose cherries are compared with those of `calibration`. */
+  others?: readonly string[];
+  /** Disjoint draws from each text that are compared with each other; default 2. */
+  draws?: number;
+  /** Share of each row that counts as cherries; default 1/256. */
+  cherryFraction?: number;
+}
+
+export interface Analysis {
+  job: Job;
+  result: AnalysisResult;
+  manifest: Manifest;
+  /** Absolute path of `out`. */
+  folder: string;
+}
+
+/**
+ * Where a model's important weights are: uploads what the server lacks, runs an `analyze` job and downloads `analysis.json`
+ * and the report.  @throws InputError, JobFailedError as `compress`
+ */
+export async function analyze(client: CherryQ, options: AnalyzeOptions): Promise<Analysis> {
+  const { signal, training, metadata, draws, cherryFraction } = options;
+  const transfer = { signal, onProgress: options.onUpload };
+  await checkOut(options.out, options.model);
+  const modelId = await modelOf(client, options.model, transfer);
+  const calibrationDatasetId = await datasetOf(client, options.calibration, transfer);
+  const datasetIds = await inOrder(options.others ?? [], (file) => datasetOf(client, file, transfer));
+  const job = await client.jobs.create(
+    {
+      kind: 'analyze',
+      modelId,
+      calibrationDatasetId,
+      scheme: { cherryFraction },
+      training,
+      metadata,
+      analysis: { datasetIds, draws },
+    },
+    { signal },
+  );
+  options.onJob?.(job);
+  const ended = await client.jobs.wait(job.id, { onEvent: options.onEvent, signal });
+  if (ended.analysisResult === null) throw new JobFailedError(ended);
+  const downloaded = await downloadArtifacts(client, job.id, options.out, { signal, onProgress: options.onDownload });
+  return { job: ended, result: ended.analysisResult, ...downloaded };
+}
+
+async function modelOf(client: CherryQ, model: string, transfer: TransferOptions): Promise<string> {
+  return (await isUploaded(model)) ? model : (await uploadModelFolder(client, model, transfer)).id;
+}
+
+async function datasetOf(client: CherryQ, file: string, transfer: TransferOptions): Promise<string> {
+  return (await isUploaded(file)) ? file : (await uploadTextFile(client, file, transfer)).id;
+}
+
+/** One after another, so that an upload of the same content finds the one before. */
+async function inOrder<Item, Result>(items: readonly Item[], work: (item: Item) => Promise<Result>): Promise<Result[]> {
+  const results: Result[] = [];
+  for (const item of items) results.push(await work(item));
+  return results;
 }
 
 /** What an ended job made, in a folder.  @throws JobFailedError when it made nothing */
@@ -131,13 +219,16 @@ export async function uploadModelFolder(
   return client.models.upload({ name: options.name ?? nameOf(folder), files }, options);
 }
 
+/** What the trainer tells apart; everything else is plain text. */
+const datasetEndings = ['.jsonl', '.ndjson', '.json', '.parquet', '.csv', '.txt.gz', '.jsonl.gz'];
+
 /** Uploads a text as a dataset of one file.  @throws InputError when it cannot be read or is empty */
 export async function uploadTextFile(client: CherryQ, path: string, options: TransferOptions = {}): Promise<Dataset> {
   await requireFile(path);
   // The ending tells the trainer how to read it.
-  const source = await describeFile(path, path.endsWith('.jsonl') ? 'text.jsonl' : 'text.txt', options.signal);
-  if (source.sizeBytes === 0)
-    throw new InputError('empty_text', `${path} is empty; give a file with plain text in UTF-8`, path);
+  const ending = datasetEndings.find((known) => path.toLowerCase().endsWith(known)) ?? '.txt';
+  const source = await describeFile(path, `text${ending}`, options.signal);
+  if (source.sizeBytes === 0) throw new InputError('empty_text', `${path} is empty; give a file with text`, path);
   return client.datasets.upload({ name: nameOf(path), files: [source] }, options);
 }
 

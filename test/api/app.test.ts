@@ -3,6 +3,7 @@ import { capabilitiesSchema, healthSchema } from 'cherryq/contract';
 import { StorageFullError } from '@cherryq/batch-jobs/storage';
 import { createApp } from '../../api/src/app.ts';
 import { localKeys, systemClock } from '../../api/src/ports.ts';
+import { supportedArchitectures } from '../../batch-jobs/src/models/registry.ts';
 import { jsonRequest, openTestApi, read, readProblem, type TestApi } from '../support/api.ts';
 
 let api: TestApi;
@@ -72,7 +73,9 @@ describe('validation', () => {
   it('names every unknown field and those that are known', async () => {
     const problem = await refusal({ modelId, bitz: 3, scheme: { bitz: 3 } });
     expect(problem.errors?.map((error) => error.pointer)).toEqual(['/scheme/bitz', '/bitz']);
-    expect(problem.errors?.[0]?.detail).toBe('is an unknown field; known are method, bits, groupSize, cherryFraction');
+    expect(problem.errors?.[0]?.detail).toBe(
+      'is an unknown field; known are method, bits, groupSize, cherryFraction, criterion, cherryMode, quantizer, groups, columnScales',
+    );
     expect(problem.detail).toContain('and 1 more');
   });
 
@@ -145,6 +148,11 @@ describe('self-description', () => {
     expect((await read(await api.app.request('/readyz'), 200, healthSchema)).status).toBe('ok');
     const capabilities = await read(await api.app.request('/v1/capabilities'), 200, capabilitiesSchema);
     expect(capabilities).toMatchObject({ version: '1.2.3', methods: ['rtn', 'qat', 'cherryq'], bits: [2, 3, 4, 8] });
+  });
+
+  it('names the architectures that the trainer reads', async () => {
+    const capabilities = await read(await api.app.request('/v1/capabilities'), 200, capabilitiesSchema);
+    expect(capabilities.architectures).toEqual(supportedArchitectures);
   });
 
   it('is an OpenAPI 3.1 document whose references resolve and whose paths declare their parameters', async () => {

@@ -16,6 +16,8 @@ const spec: JobSpec = jobSpecSchema.parse({
   modelPrefix: 'tenants/local/models/x/files/',
   calibrationPrefix: null,
   evaluationPrefix: null,
+  tasks: [],
+  analysisPrefixes: [],
 });
 
 /** A disk that has no room for keys that end so. */

@@ -6,6 +6,7 @@ import {
   jobSpecSchema,
   manifestSchema,
   pageOf,
+  schemeSchema,
   type Job,
   type JobEvent,
   type JobState,
@@ -59,7 +60,7 @@ describe('creating a job', () => {
     const job = await read(response, 202, jobSchema);
     expect(response.headers.get('location')).toBe(`/v1/jobs/${job.id}`);
     expect(job).toMatchObject({ status: 'queued', attempt: 0, modelName: 'tiny', startedAt: null, finishedAt: null });
-    expect(job.scheme).toEqual({ method: 'cherryq', bits: 3, groupSize: 128, cherryFraction: 1 / 256 });
+    expect(job.scheme).toEqual(schemeSchema.parse({}));
 
     const spec = jobSpecSchema.parse(await readSpec(idle.store, jobRef('local', job.id)));
     expect(spec).toMatchObject({
@@ -306,6 +307,7 @@ describe('jobView', () => {
       by: 'worker',
       error,
       result: null,
+      analysisResult: null,
     });
     expect(jobView(spec, [state('queued', 0), state('running', 1), state('running', 2)], null)).toMatchObject({
       status: 'running',

@@ -83,6 +83,7 @@ describe('a job folder', () => {
       by: 'api',
       error: null,
       result: null,
+      analysisResult: null,
     };
     await store.put(`${prefix}state/000003.json`, new TextEncoder().encode(JSON.stringify(cancelled)));
     await expect(second.assertCurrent()).rejects.toThrow(/cancelled/);

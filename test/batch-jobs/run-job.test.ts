@@ -1,10 +1,8 @@
-import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { JobResult, StoredEvent } from 'cherryq/contract';
-import { jobStateSchema, manifestSchema, storedEventSchema } from 'cherryq/contract';
+import { manifestSchema } from 'cherryq/contract';
 import { InputError, InterruptedError } from '../../batch-jobs/src/errors.ts';
 import { JobFolder } from '../../batch-jobs/src/job-folder.ts';
 import { openModel } from '../../batch-jobs/src/model-weights.ts';
@@ -24,66 +22,18 @@ import {
   writeTinyModel,
 } from '../support/tiny-model.ts';
 import { testEngine } from '../support/engine.ts';
-
-async function prepare(job: TinyJob, model?: TinyModel, empty?: Store): Promise<{ store: Store; prefix: string }> {
-  const store = empty ?? (await temporaryStore());
-  await writeTinyModel(store, tinyModelPrefix, model);
-  return { store, prefix: await writeTinyJob(store, job) };
-}
-
-/** One attempt.  @param stopAfter safe points that are passed before the job is asked to stop */
-async function attempt(store: Store, prefix: string, stopAfter = Infinity): Promise<void> {
-  const job = await JobFolder.claim(store, prefix);
-  if (job === null) throw new Error('the job has ended');
-  let left = stopAfter;
-  try {
-    await runJob({ store, job, forcedEngine: testEngine, stopRequested: () => left-- <= 0 });
-  } finally {
-    await job.flush();
-  }
-}
-
-async function finished(job: TinyJob, empty?: Store): Promise<{ store: Store; prefix: string }> {
-  const prepared = await prepare(job, undefined, empty);
-  await attempt(prepared.store, prepared.prefix);
-  return prepared;
-}
-
-const textOf = async (store: Store, key: string): Promise<string> =>
-  new TextDecoder().decode((await store.get(key)) ?? undefined);
-const sha256 = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
-
-/** Hash of every file under a prefix, by its path. */
-async function hashesUnder(store: Store, prefix: string): Promise<Record<string, string>> {
-  const hashes: Record<string, string> = {};
-  for (const { key } of await store.list(prefix)) {
-    hashes[key.slice(prefix.length)] = sha256((await store.get(key)) as Uint8Array);
-  }
-  return hashes;
-}
-const artifactsOf = (store: Store, prefix: string) => hashesUnder(store, `${prefix}artifacts/`);
-
-async function eventsOf(store: Store, prefix: string): Promise<StoredEvent[]> {
-  const events: StoredEvent[] = [];
-  for (const { key } of await store.list(`${prefix}events/`)) {
-    for (const line of (await textOf(store, key)).trimEnd().split('\n')) {
-      events.push(storedEventSchema.parse(JSON.parse(line)));
-    }
-  }
-  return events;
-}
-
-async function lastState(store: Store, prefix: string) {
-  const keys = (await store.list(`${prefix}state/`)).map(({ key }) => key);
-  return jobStateSchema.parse(JSON.parse(await textOf(store, keys.at(-1) as string)));
-}
-
-async function resultOf(store: Store, prefix: string): Promise<JobResult> {
-  const { status, result } = await lastState(store, prefix);
-  expect(status).toBe('succeeded');
-  if (result === null) throw new Error('a succeeded job has no result');
-  return result;
-}
+import { gridFor } from '../support/grid.ts';
+import {
+  artifactsOf,
+  attempt,
+  eventsOf,
+  finished,
+  hashesUnder,
+  lastState,
+  prepare,
+  resultOf,
+  textOf,
+} from '../support/tiny-run.ts';
 
 const modelFiles = ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json'];
 const bitWidths = [2, 3, 4, 8] as const;
@@ -133,9 +83,10 @@ describe.each(combinations)('a job with $method at $bits bits', ({ method, bits 
     const opened = await openModel(store, `${prefix}artifacts/`);
     const perRow = method === 'cherryq' ? cherryCount(32, 1 / 256) : 0;
     const rowBytes = Math.ceil(((32 - perRow) * bits) / 8);
-    const groups = groupCount(32, perRow, { bits, groupSize: 16 });
+    const groups = groupCount(32, perRow, gridFor(bits, 16));
+    const zeroPoints = method === 'rtn' ? 8 * Math.ceil((groups * bits) / 8) : 0;
     expect(opened.storedBits('model.layers.1.mlp.up_proj.weight')).toBeCloseTo(
-      (8 * rowBytes + 16 * groups + 32 * perRow) / 32,
+      (8 * rowBytes + 16 * groups + zeroPoints + 32 * perRow) / 32,
       10,
     );
     expect(compressed.bitsPerWeight).toBeGreaterThan(bits);
@@ -185,6 +136,14 @@ describe('a job that is run again', () => {
     const [a, b] = [await finished({}), await finished({ training: { seed: 7 } })];
     const file = 'model.safetensors';
     expect((await artifactsOf(b.store, b.prefix))[file]).not.toBe((await artifactsOf(a.store, a.prefix))[file]);
+  });
+
+  it('starts from the impact that the first has measured, though it has other bits, and says so', async () => {
+    const { store, prefix } = await finished({ scheme: { bits: 3 } });
+    await store.deletePrefix(prefix);
+    await attempt(store, await writeTinyJob(store, { scheme: { bits: 2, groupSize: 8, cherryMode: 'column' } }));
+    const ready = (await eventsOf(store, prefix)).filter((event) => event.type === 'impact.ready');
+    expect(ready).toEqual([expect.objectContaining({ source: 'stored', windows: 4 })]);
   });
 
   it('takes what was measured of the original and of rounding from the first', async () => {
@@ -246,7 +205,7 @@ describe('a job that is stopped', () => {
     await attempt(store, prefix);
     const events = (await eventsOf(store, prefix)).slice(before);
     expect(events[0]).toMatchObject({ type: 'job.started', attempt: 2, resumedFromStep: 5 });
-    expect(events.some((event) => event.type === 'phase.started' && event.phase === 'impact')).toBe(false);
+    expect(events.find((event) => event.type === 'impact.ready')).toMatchObject({ source: 'stored' });
   });
 
   it('and finds its newest checkpoint damaged falls back, says so, and ends in the same bytes', async () => {
@@ -263,18 +222,35 @@ describe('a job that is stopped', () => {
     expect(warnings).toEqual([expect.stringContaining(newest)]);
   });
 
-  it('and finds its impact study damaged makes it again', async () => {
+  it('and finds its impact damaged measures it again, and says so', async () => {
     const { store, prefix } = await prepare({});
     await expect(attempt(store, prefix, 5)).rejects.toThrow(InterruptedError);
-    await store.put(`${prefix}checkpoints/cherries.safetensors`, new Uint8Array(100));
+    const tensors = (await store.list('tenants/local/impact/')).find(({ key }) => key.endsWith('.safetensors'));
+    await store.put(tensors?.key as string, new Uint8Array(100));
     await attempt(store, prefix);
     expect(await artifactsOf(store, prefix)).toEqual(undisturbed);
+    const warnings = (await eventsOf(store, prefix)).flatMap((event) => (event.type === 'log' ? [event.message] : []));
+    expect(warnings).toEqual([expect.stringContaining('measured again')]);
   });
 
-  it('and whose text was changed meanwhile begins anew', async () => {
-    const { store, prefix } = await prepare({});
+  it.each(['auto', 'required'] as const)(
+    'and whose text was changed meanwhile is refused under %s, naming what differs',
+    async (resume) => {
+      const { store, prefix } = await prepare({ training: { resume } });
+      await expect(attempt(store, prefix, 5)).rejects.toThrow(InterruptedError);
+      await writeTinyJob(store, { calibration: tinyText(6000, 9), training: { resume } });
+      await expect(attempt(store, prefix)).rejects.toMatchObject({
+        code: 'checkpoint_mismatch',
+        message: expect.stringMatching(/calibrationWindows was "[0-9a-f]{64}" and is "[0-9a-f]{64}"/) as string,
+      });
+      expect(await artifactsOf(store, prefix)).toEqual({});
+    },
+  );
+
+  it('and whose text was changed meanwhile begins anew under never', async () => {
+    const { store, prefix } = await prepare({ training: { resume: 'never' } });
     await expect(attempt(store, prefix, 5)).rejects.toThrow(InterruptedError);
-    await writeTinyJob(store, { calibration: tinyText(6000, 9) });
+    await writeTinyJob(store, { calibration: tinyText(6000, 9), training: { resume: 'never' } });
     await attempt(store, prefix);
     const events = await eventsOf(store, prefix);
     expect(events.findLast((event) => event.type === 'job.started')).toMatchObject({ resumedFromStep: null });
@@ -295,7 +271,7 @@ describe('a job that is stopped', () => {
     const job = await JobFolder.claim(store, prefix);
     if (job === null) throw new Error('the job has ended');
     await JobFolder.claim(store, prefix);
-    const options = { store, job, forcedEngine: testEngine, stopRequested: () => false };
+    const options = { store, job, forcedEngine: testEngine, scratchFolder: tmpdir(), stopRequested: () => false };
     await expect(runJob(options)).rejects.toThrow(InterruptedError);
     expect(await artifactsOf(store, prefix)).toEqual({});
   });

@@ -1,3 +1,4 @@
+import { tmpdir } from 'node:os';
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it, vi } from 'vitest';
@@ -25,7 +26,7 @@ async function compress(): Promise<string> {
   const prefix = await writeTinyJob(store, { scheme: { method: 'cherryq', bits: 4 }, training: { tokens: 128 } });
   const job = await JobFolder.claim(store, prefix);
   if (job === null) throw new Error('the job has ended');
-  await runJob({ store, job, forcedEngine: testEngine, stopRequested: () => false });
+  await runJob({ store, job, forcedEngine: testEngine, scratchFolder: tmpdir(), stopRequested: () => false });
   return join(root, prefix, 'artifacts');
 }
 

@@ -14,18 +14,28 @@ import { fileFolder, writeModelFolder, writeText } from './folders.ts';
 import { childrenOf, commandFile, hashesOf, isAlive, serve, start, startCherryq, until } from './product.ts';
 
 const folder = fileFolder();
-const steps = 240;
-const training = { tokens: steps * 4 * 32, batchSize: 4, sequenceLength: 32, learningRate: 5e-3, impactSamples: 16 };
+const steps = 160;
+/** So many that the impact of the tiny model takes as long as its training. */
+const impactSamples = 768;
+const training = { tokens: steps * 4 * 32, batchSize: 4, sequenceLength: 32, learningRate: 5e-3, impactSamples };
 /** The tiny model saves in milliseconds; at the usual pace there would be no checkpoint within its training. */
-const env = { CHERRYQ_CHECKPOINT_SECONDS: '0.2' };
+const env = { CHERRYQ_CHECKPOINT_SECONDS: '0.1' };
 
 let inputs: Pick<CompressOptions, 'model' | 'calibration' | 'evaluation' | 'scheme' | 'training'>;
-let reference: { result: Compression; hashes: Record<string, string>; startMs: number; trainMs: number; endMs: number };
+let reference: {
+  result: Compression;
+  hashes: Record<string, string>;
+  /** How long each part of a worker's life takes here. */
+  startMs: number;
+  impactMs: number;
+  trainMs: number;
+  endMs: number;
+};
 
 beforeAll(async () => {
   inputs = {
     model: await writeModelFolder(folder, 'model'),
-    calibration: writeText(folder, 'calibration.txt', 20_000, 1),
+    calibration: writeText(folder, 'calibration.txt', 90_000, 1),
     evaluation: writeText(folder, 'evaluation.txt', 20_000, 2),
     scheme: { method: 'cherryq', bits: 3, groupSize: 16 },
     training,
@@ -33,7 +43,6 @@ beforeAll(async () => {
   reference = await undisturbedRun();
 }, 120_000);
 
-/** The result to compare with, and how long each part of a worker's life takes here. */
 async function undisturbedRun(): Promise<typeof reference> {
   const dataDir = join(folder, 'undisturbed');
   const server = await serve(dataDir, env);
@@ -42,8 +51,10 @@ async function undisturbedRun(): Promise<typeof reference> {
     const job = jobFolder(dataDir, await running.jobId);
     await until('a worker', async () => (await childrenOf(server.pid))[0]);
     const spawned = Date.now();
-    await until('the impact study', () => existsSync(join(job, 'checkpoints/impact.json')));
-    const studied = Date.now();
+    await until('a checkpoint of the impact', () => savedAt(job, 'impact') > 0);
+    const loaded = Date.now();
+    await until('the impact', () => existsSync(join(dataDir, 'tenants/local/impact')));
+    const measured = Date.now();
     await until('the export', () => existsSync(join(job, 'artifacts/model.safetensors')));
     const trained = Date.now();
     const result = await running.ended;
@@ -51,8 +62,9 @@ async function undisturbedRun(): Promise<typeof reference> {
     return {
       result,
       hashes: hashesOf(result.folder),
-      startMs: studied - spawned,
-      trainMs: trained - studied,
+      startMs: loaded - spawned,
+      impactMs: measured - loaded,
+      trainMs: trained - measured,
       endMs: Math.max(20, Date.parse(result.job.finishedAt ?? '') - trained),
     };
   } finally {
@@ -77,9 +89,9 @@ function follow(url: string, out: string) {
 
 const jobFolder = (dataDir: string, id: string): string => join(dataDir, 'tenants/local/jobs', id);
 
-/** Step of the newest checkpoint that was saved after a moment; -1 without one. */
-function savedStep(job: string, since = 0): number {
-  const path = join(job, 'checkpoints');
+/** Windows or steps of the newest checkpoint that was saved after a moment; -1 without one. */
+function savedAt(job: string, phase: 'impact' | 'train', since = 0): number {
+  const path = join(job, phase === 'impact' ? 'checkpoints/impact' : 'checkpoints');
   const generations = existsSync(path) ? readdirSync(path).filter((name) => /^\d+-\d+$/.test(name)) : [];
   const saved = generations.filter((name) => isWritten(join(path, name, 'checkpoint.json'), since));
   return Math.max(-1, ...saved.map((name) => Number(name.split('-')[1])));
@@ -104,56 +116,96 @@ function expectSameResult(outFolder: string): void {
   );
 }
 
-describe('a job', () => {
-  it('whose worker is killed ten times, in each part of its life, ends as if nothing had been', async () => {
-    const dataDir = join(folder, 'killed-worker');
-    const out = join(folder, 'killed-worker-out');
-    const server = await serve(dataDir, env);
-    onTestFinished(async () => void (await server.stop()));
-    const running = follow(server.url, out);
-    const job = jobFolder(dataDir, await running.jobId);
-    const random = createRandom(20_260_101);
-    const written = (path: string) => (since: number) => isWritten(join(job, 'artifacts', path), since);
-    const exporting = written('model.safetensors');
-    const evaluating = written('hf/config.json');
-    /** On a machine that has become faster, training may be over before its last moment comes. */
-    const trainedTo = (share: number) => (since: number) => savedStep(job, since) >= share * steps || exporting(since);
-    /** When a part of a worker's life has begun, the time in which it dies then, and how often. */
-    const parts: { begun(spawned: number): boolean; withinMs: number; kills: number }[] = [
-      { begun: () => true, withinMs: reference.startMs, kills: 2 },
-      ...[1, 2, 3, 4, 5].map((n) => ({ begun: trainedTo(n / 7), withinMs: reference.trainMs / 7, kills: 1 })),
-      { begun: exporting, withinMs: reference.endMs / 8, kills: 1 },
-      // What was measured of the original and of rounding is kept: evaluation takes half the time then.
-      { begun: evaluating, withinMs: reference.endMs / 4, kills: 2 },
-    ];
-    const killed = new Set<number>();
-    for (const { begun, withinMs, kills } of parts) {
-      for (let kill = 0; kill < kills; kill++) {
-        const pid = await until(`the worker after kill ${killed.size}`, async () => {
-          expect(finalState(job)).toBeNull();
-          return (await childrenOf(server.pid)).find((child) => !killed.has(child));
-        });
-        const spawned = Date.now();
-        await until(`the moment of kill ${killed.size + 1}`, () => {
-          expect(finalState(job)).toBeNull();
-          return begun(spawned);
-        });
-        await sleep(random() * withinMs);
-        process.kill(pid, 'SIGKILL');
-        killed.add(pid);
-      }
-    }
-    expect(killed.size).toBe(10);
+const phases = ['load', 'impact', 'train', 'export', 'evaluate'] as const;
+type Phase = (typeof phases)[number];
 
-    const { job: ended, result } = await running.ended;
-    expect(ended.status).toBe('succeeded');
-    expect(result).toEqual({ ...reference.result.result, seconds: expect.any(Number) });
-    expectSameResult(out);
-    expect(ended.attempt).toBeGreaterThanOrEqual(9);
-    const resumed = running.events.flatMap((event) => (event.type === 'job.started' ? [event.resumedFromStep] : []));
-    expect(resumed.filter((step) => step !== null && step > 0 && step < steps).length).toBeGreaterThanOrEqual(3);
-    expect(resumed.at(-1)).toBe(steps);
-  }, 180_000);
+/** The phase that a worker had reached when it died, as its files tell: `load` where it had left none yet. */
+function phaseOf(job: string, spawned: number): Phase {
+  const written = (path: string): boolean => isWritten(join(job, path), spawned);
+  if (written('artifacts/hf/config.json')) return 'evaluate';
+  if (written('artifacts/model.safetensors')) return 'export';
+  if (savedAt(job, 'train', spawned) >= 0) return 'train';
+  return savedAt(job, 'impact', spawned) >= 0 ? 'impact' : 'load';
+}
+
+/** A worker dies at a random moment within some time after a phase has come so far. */
+interface Kill {
+  readonly phase: Phase;
+  /** Of the windows or steps of the phase. */
+  readonly share?: number;
+  readonly withinMs: number;
+}
+
+/** Runs a job whose worker is killed so often.  @returns the phases in which it died */
+async function killedJob(name: string, kills: readonly Kill[], seed: number): Promise<Phase[]> {
+  const dataDir = join(folder, name);
+  const out = join(folder, `${name}-out`);
+  const server = await serve(dataDir, env);
+  onTestFinished(async () => void (await server.stop()));
+  const running = follow(server.url, out);
+  const job = jobFolder(dataDir, await running.jobId);
+  const random = createRandom(seed);
+  const killed = new Set<number>();
+  const died: Phase[] = [];
+  for (const { phase, share = 0, withinMs } of kills) {
+    const what = `${name}, kill ${killed.size + 1}`;
+    const pid = await until(`${what}: the worker`, async () => {
+      expect(finalState(job), what).toBeNull();
+      return (await childrenOf(server.pid)).find((child) => !killed.has(child));
+    });
+    const spawned = Date.now();
+    await until(`${what}: its moment`, () => {
+      expect(finalState(job), what).toBeNull();
+      // On a machine that has become faster, a phase may be over before its moment comes.
+      if (phases.indexOf(phaseOf(job, spawned)) > phases.indexOf(phase)) return true;
+      if (phase === 'impact' || phase === 'train')
+        return savedAt(job, phase, spawned) >= share * (phase === 'train' ? steps : impactSamples);
+      return phaseOf(job, spawned) === phase;
+    });
+    await sleep(random() * withinMs);
+    process.kill(pid, 'SIGKILL');
+    killed.add(pid);
+    await until(`${what}: its end`, () => !isAlive(pid));
+    died.push(phaseOf(job, spawned));
+  }
+
+  const { job: ended, result } = await running.ended;
+  expect(ended.status).toBe('succeeded');
+  expect(result).toEqual({ ...reference.result.result, seconds: expect.any(Number) });
+  expectSameResult(out);
+  // A worker that dies before it has claimed its attempt leaves the number to the next.
+  expect(ended.attempt).toBeGreaterThanOrEqual(kills.length);
+  const resumed = running.events.flatMap((event) => (event.type === 'job.started' ? [event.resumedFromStep] : []));
+  expect(resumed.filter((step) => step !== null && step > 0 && step < steps).length).toBeGreaterThanOrEqual(2);
+  expect(resumed.at(-1)).toBe(steps);
+  return died;
+}
+
+describe('a job', () => {
+  it('whose worker is killed at twenty moments in all parts of its life ends as if nothing had been', async () => {
+    const { startMs, impactMs, trainMs, endMs } = reference;
+    // A job is given up after five attempts without a new checkpoint, so two share the kills after their last.
+    const killsOf = (impact: readonly number[], train: readonly number[]): Kill[] => [
+      { phase: 'load', withinMs: startMs },
+      ...impact.map((share) => ({ phase: 'impact' as const, share, withinMs: impactMs / 10 })),
+      ...train.map((share) => ({ phase: 'train' as const, share, withinMs: trainMs / 10 })),
+      { phase: 'export', withinMs: 5 },
+      { phase: 'export', withinMs: 5 },
+      // What was measured of the original and of rounding is kept: evaluation takes half the time then.
+      { phase: 'evaluate', withinMs: endMs / 10 },
+      { phase: 'evaluate', withinMs: endMs / 10 },
+    ];
+    const died = [
+      ...(await killedJob('killed-worker', killsOf([0.1, 0.5], [0.1, 0.4, 0.7]), 20_260_101)),
+      ...(await killedJob('killed-worker-2', killsOf([0.3, 0.6], [0, 0.25, 0.55]), 20_260_102)),
+    ];
+    expect(died).toHaveLength(20);
+    const times = Object.fromEntries(phases.map((phase) => [phase, died.filter((own) => own === phase).length]));
+    expect(times.impact, 'in the impact').toBeGreaterThanOrEqual(3);
+    expect(times.train, 'in training').toBeGreaterThanOrEqual(5);
+    expect(times.export, 'while packing').toBeGreaterThanOrEqual(2);
+    expect(times.evaluate, 'in evaluation').toBeGreaterThanOrEqual(2);
+  }, 240_000);
 
   it('whose server is killed goes on with the next server, and no worker of the old one stays', async () => {
     const dataDir = join(folder, 'killed-server');
@@ -162,13 +214,13 @@ describe('a job', () => {
     const running = follow(first.url, out);
     const id = await running.jobId;
     const job = jobFolder(dataDir, id);
-    await until('a checkpoint', () => savedStep(job) > steps / 4);
+    await until('a checkpoint', () => savedAt(job, 'train') > steps / 4);
     const [orphan] = await childrenOf(first.pid);
     await first.kill();
 
     const second = await serve(dataDir, env);
     await until('the end of the orphan', () => !isAlive(orphan), 20_000);
-    await until('a checkpoint of the second server', () => savedStep(job) > (steps * 2) / 3);
+    await until('a checkpoint of the second server', () => savedAt(job, 'train') > (steps * 2) / 3);
     const worker = await until('the worker', async () => (await childrenOf(second.pid))[0]);
     // As when the power fails: nobody has a chance to say a word.
     await second.kill();
@@ -197,7 +249,7 @@ describe('Ctrl-C in `cherryq compress`', () => {
     });
     const jobs = join(dataDir, 'tenants/local/jobs');
     const [id] = await until('the job', () => existsSync(jobs) && readdirSync(jobs));
-    await until('a checkpoint', () => savedStep(join(jobs, id)) > steps / 4);
+    await until('a checkpoint', () => savedAt(join(jobs, id), 'train') > steps / 4);
     // A terminal sends Ctrl-C to the whole group, the worker included.
     process.kill(-(interrupted.child.pid ?? 0), 'SIGINT');
     const { exitCode, stderr, stdout } = await interrupted.ended;

@@ -16,10 +16,10 @@ def packed(array, dtype):
     return base64.b64encode(np.ascontiguousarray(array, dtype=dtype).tobytes()).decode()
 
 
-def write_golden(name, seed, packages, content):
-    """Writes `<name>.json`, with the script, the seed (None: nothing is drawn) and the versions that made it."""
+def write_golden(name, seed, packages, content, script=None):
+    """Writes `<name>.json`, with the script (default: of that name), the seed (None: nothing is drawn) and the versions."""
     made_by = {
-        "script": f"test/golden/make_{name}.py",
+        "script": f"test/golden/make_{script or name}.py",
         "seed": seed,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
     }

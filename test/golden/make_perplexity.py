@@ -2,6 +2,9 @@
 
 The protocol is that of the product: one BOS, the text's tokens, the first 4096 of them cut into segments as long as the
 model's context; each predicts its tokens but the first. The tokens come from the tokenizers library.
+
+And a damaged copy, its blocks' matrices rounded to multiples of 1/ROUNDED_TO: its perplexity, and the divergence of its
+distributions from the model's, KL(model || copy), on the same tokens.
 """
 
 import hashlib
@@ -15,6 +18,7 @@ from golden_file import FOLDER, write_golden
 
 TOKENS = 4096
 LONGEST_SEGMENT = 2048
+ROUNDED_TO = 16
 demo = FOLDER.parent.parent / "demo"
 model = demo / "model"
 text_file = demo / "test.txt"
@@ -40,6 +44,10 @@ heads, key_heads = config["num_attention_heads"], config["num_key_value_heads"]
 width = config.get("head_dim", config["hidden_size"] // heads)
 embedding = weights["model.embed_tokens.weight"]
 head = embedding if config["tie_word_embeddings"] else weights["lm_head.weight"]
+rounded = {
+    name: np.floor(values * ROUNDED_TO + 0.5) / ROUNDED_TO if name.endswith("_proj.weight") else values
+    for name, values in weights.items()
+}
 
 
 def norm(x, weight):
@@ -60,9 +68,8 @@ def softmax(x):
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
-def negative_log_likelihood(segment):
-    """Sum over the segment's tokens but the first, in nats."""
-    inputs, targets = segment[:-1], segment[1:]
+def log_probabilities(weights, inputs):
+    """[length, vocabulary] of the token after each of the inputs."""
     hidden = embedding[inputs]
     future = np.triu(np.full((len(inputs), len(inputs)), -np.inf), 1)
     for block in range(config["num_hidden_layers"]):
@@ -83,7 +90,7 @@ def negative_log_likelihood(segment):
         gate = x @ w("mlp.gate_proj").T
         hidden = hidden + (gate / (1 + np.exp(-gate)) * (x @ w("mlp.up_proj").T)) @ w("mlp.down_proj").T
     logits = norm(hidden, weights["model.norm.weight"]) @ head.T
-    return -np.log(softmax(logits)[np.arange(len(targets)), targets]).sum()
+    return np.log(softmax(logits))
 
 
 text = text_file.read_text(encoding="utf-8")
@@ -93,8 +100,14 @@ bos = json.loads((model / "tokenizer_config.json").read_text())["bos_token"]
 ids = [tokenizer.token_to_id(bos), *tokenizer.encode(text, add_special_tokens=False).ids][:TOKENS]
 length = min(LONGEST_SEGMENT, config["max_position_embeddings"], len(ids))
 segments = np.array(ids[: len(ids) // length * length]).reshape(-1, length)
-total = sum(negative_log_likelihood(segment) for segment in segments)
 predicted = segments.size - len(segments)
+losses, rounded_losses, divergences = [], [], []
+for segment in segments:
+    inputs, targets = segment[:-1], segment[1:]
+    expected, actual = log_probabilities(weights, inputs), log_probabilities(rounded, inputs)
+    losses.append(-expected[np.arange(len(targets)), targets])
+    rounded_losses.append(-actual[np.arange(len(targets)), targets])
+    divergences.append((np.exp(expected) * (expected - actual)).sum(-1))
 
 write_golden("perplexity", None, ["numpy", "tokenizers"], {
     "modelSha256": hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest(),
@@ -102,5 +115,10 @@ write_golden("perplexity", None, ["numpy", "tokenizers"], {
     "maxTokens": TOKENS,
     "predictedTokens": int(predicted),
     "firstIds": ids[:64],
-    "perplexity": math.exp(total / predicted),
+    "perplexity": math.exp(np.sum(losses) / predicted),
+    # As published: each segment's mean counts for all of its tokens, the first too.
+    "publishedPerplexity": math.exp(np.sum(np.mean(losses, 1) * length) / segments.size),
+    "roundedTo": ROUNDED_TO,
+    "roundedPerplexity": math.exp(np.sum(rounded_losses) / predicted),
+    "divergence": {"mean": np.mean(divergences), "percentile99": np.percentile(divergences, 99)},
 })

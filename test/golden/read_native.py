@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
+PARTS = ("scales", "zeros", "column_scales", "cherry_weight", "cherry_indices")
+
 
 def read_native(folder):
     """Returns {name: float32 array}, under the names that the original model had."""
@@ -25,10 +27,9 @@ def read_native(folder):
     for name, tensor in stored.items():
         module, _, part = name.rpartition(".")
         if part == "qweight":
-            parts = {kind: stored.get(f"{module}.{kind}") for kind in ("scales", "cherry_weight", "cherry_indices")}
-            columns = input_width(module, config)
-            weights[f"{module}.weight"] = dequantize(tensor, columns, quantization["bits"], quantization["group_size"], **parts)
-        elif part not in ("scales", "cherry_weight", "cherry_indices"):
+            parts = {kind: stored.get(f"{module}.{kind}") for kind in PARTS}
+            weights[f"{module}.weight"] = dequantize(tensor, input_width(module, config), quantization, **parts)
+        elif part not in PARTS:
             weights[name] = tensor.astype(np.float32)
     return weights
 
@@ -43,25 +44,34 @@ def input_width(module, config):
     return config["hidden_size"]
 
 
-def dequantize(qweight, columns, bits, group_size, scales, cherry_weight, cherry_indices):
-    """qweight [out, bytes] and scales [out, groups] to a weight [out, columns]."""
+def unpack(packed, count, bits):
+    """Bytes [out, n] to unsigned integers [out, count]."""
+    stream = np.unpackbits(packed, axis=1, bitorder="little")[:, : count * bits]
+    return stream.reshape(len(packed), count, bits) @ (1 << np.arange(bits))
+
+
+def dequantize(qweight, columns, quantization, scales, zeros, column_scales, cherry_weight, cherry_indices):
+    """The parts of a layer to its weight [out, columns]."""
+    bits, levels, size = (quantization[field] for field in ("bits", "levels", "group_size"))
     rows = len(qweight)
-    cherries = 0 if cherry_indices is None else cherry_indices.shape[1]
-    normals = columns - cherries
-    stream = np.unpackbits(qweight, axis=1, bitorder="little")[:, : normals * bits]
-    unsigned = stream.reshape(rows, normals, bits) @ (1 << np.arange(bits))
-    q = unsigned - 2 ** (bits - 1)
-    level = q + 0.5 if bits <= 4 else q
-    group = np.arange(normals) // (normals if group_size == -1 else group_size)
-    values = level.astype(np.float32) * scales.astype(np.float32)[:, group]
-    if cherries == 0:
-        return values
-    weight = np.empty((rows, columns), np.float32)
     is_normal = np.ones((rows, columns), bool)
-    at = cherry_indices.astype(np.int32) + 32768
-    np.put_along_axis(is_normal, at, False, axis=1)
-    weight[is_normal] = values.reshape(-1)
-    np.put_along_axis(weight, at, cherry_weight.astype(np.float32), axis=1)
+    if cherry_indices is not None:
+        at = np.broadcast_to(cherry_indices.astype(np.int32) + 32768, (rows, cherry_indices.shape[1]))
+        np.put_along_axis(is_normal, at, False, axis=1)
+    is_stored = np.ones_like(is_normal) if quantization["aligned_groups"] else is_normal
+    count = int(is_stored[0].sum())
+    group = np.arange(count) // (count if size == -1 else size)
+    q = unpack(qweight, count, bits).astype(np.float32)
+    if levels == "asymmetric":
+        q -= unpack(zeros, scales.shape[1], bits)[:, group].astype(np.float32)
+    else:
+        q -= 2 ** (bits - 1) - (0.5 if levels == "midRise" else 0)
+    weight = np.empty((rows, columns), np.float32)
+    weight[is_stored] = (q * scales.astype(np.float32)[:, group]).reshape(-1)
+    if column_scales is not None:
+        weight /= column_scales.astype(np.float32)
+    if cherry_indices is not None:
+        np.put_along_axis(weight, at, cherry_weight.astype(np.float32), axis=1)
     return weight
 
 

@@ -3,7 +3,7 @@ import { createServer, type RequestListener } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { onTestFinished } from 'vitest';
 import { CherryQ, type ClientOptions } from 'cherryq';
-import type { Job, JobEvent, Problem } from 'cherryq/contract';
+import { schemeSchema, trainingSchema, type Job, type JobEvent, type Problem } from 'cherryq/contract';
 import type { TestApi } from '../support/api.ts';
 
 export const address = 'http://cherryq.test';
@@ -75,28 +75,16 @@ export const jobId = '01JZ8Q3V5X9Y2W4T6R8P0N1M3K';
 
 export const someJob = (fields: Partial<Job> = {}): Job => ({
   object: 'job',
+  kind: 'compress',
   id: jobId,
   status: 'running',
   modelId: jobId,
   modelName: 'tiny',
-  scheme: { method: 'rtn', bits: 3, groupSize: 128, cherryFraction: 1 / 256 },
-  training: {
-    tokens: 1024,
-    sequenceLength: 256,
-    batchSize: 4,
-    learningRate: 5e-4,
-    warmupFraction: 0.05,
-    beta1: 0.9,
-    beta2: 0.95,
-    epsilon: 1e-8,
-    weightDecay: 0,
-    maxGradNorm: 1,
-    loss: 'crossEntropy',
-    impactSamples: 128,
-    seed: 42,
-  },
+  scheme: schemeSchema.parse({ method: 'rtn' }),
+  training: trainingSchema.parse({ tokens: 1024, learningRate: 5e-4 }),
   calibrationDatasetId: null,
   evaluation: null,
+  analysis: { datasetIds: [], draws: 2 },
   formats: ['native'],
   metadata: {},
   createdAt: '2026-11-23T00:00:00.000Z',
@@ -106,5 +94,6 @@ export const someJob = (fields: Partial<Job> = {}): Job => ({
   progress: null,
   error: null,
   result: null,
+  analysisResult: null,
   ...fields,
 });

@@ -25,7 +25,7 @@ describe('types of the client', () => {
   it('tell events apart by their type', () => {
     expectTypeOf<CherryQ['events']['stream']>().returns.toExtend<AsyncIterable<JobEvent>>();
     type Failed = Extract<JobEvent, { type: 'job.failed' }>;
-    expectTypeOf<Failed['error']['fault']>().toEqualTypeOf<'user' | 'service'>();
+    expectTypeOf<Failed['error']['fault']>().toEqualTypeOf<'user' | 'service' | 'quality'>();
   });
 
   it('give compress a result, never null', () => {

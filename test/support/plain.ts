@@ -1,5 +1,5 @@
 /** The arithmetic of training written out plainly: what the host kernels must give, bit for bit. */
-import type { AdamWSettings, Moments } from '../../batch-jobs/src/training/adamw.ts';
+import type { AdamWSettings } from '../../batch-jobs/src/training/adamw.ts';
 import { adamWConstants } from '../../batch-jobs/src/training/adamw.ts';
 import type { Cherries, Grid } from '../../batch-jobs/src/numeric/quantizer.ts';
 import { dequantizeMatrix, quantizeMatrix } from '../../batch-jobs/src/numeric/quantizer.ts';
@@ -14,11 +14,20 @@ export function plainFakeQuant(weight: Float32Array, columns: number, grid: Grid
   return result;
 }
 
+export interface PlainMoments {
+  readonly first: Float32Array;
+  readonly second: Float32Array;
+}
+
+export function plainMoments(length: number): PlainMoments {
+  return { first: new Float32Array(length), second: new Float32Array(length) };
+}
+
 /** One AdamW step in place.  @param step counted from 1 */
 export function plainAdamW(
   weight: Float32Array,
   gradient: Float32Array,
-  { first, second }: Moments,
+  { first, second }: PlainMoments,
   settings: AdamWSettings,
   learningRate: number,
   gradientScale: number,

@@ -80,7 +80,10 @@ switch (action) {
       producer: 'store-worker',
       modelName: spec.modelName,
       modelFingerprint: '0'.repeat(64),
+      kind: spec.kind,
       calibrationFingerprint: null,
+      calibrationWindowsSha256: null,
+      impactSha256: null,
       evaluationFingerprint: null,
       scheme: spec.scheme,
       training: spec.training,
@@ -99,7 +102,7 @@ switch (action) {
       secondsLeft: 0,
     };
     event({ type: 'progress', progress });
-    const measurement = { perplexity: null, sizeBytes: 16 };
+    const measurement = { perplexity: null, divergence: null, tasks: [], sizeBytes: 16 };
     const result = {
       engine: 'none',
       engineReason: 'a test',
@@ -113,7 +116,7 @@ switch (action) {
       seconds: 0.1,
     };
     state('succeeded', { result });
-    event({ type: 'job.succeeded', result });
+    event({ type: 'job.succeeded', result, analysisResult: null });
     process.exit(0);
   }
 }

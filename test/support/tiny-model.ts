@@ -105,6 +105,8 @@ export interface TinyJob {
   scheme?: Partial<Scheme>;
   training?: Partial<Training>;
   formats?: JobSpec['formats'];
+  /** Other fields of the spec. */
+  spec?: Partial<JobSpec>;
   /** False: the job has no such text. */
   calibration?: Uint8Array | string | false;
   evaluation?: Uint8Array | string | false;
@@ -139,6 +141,9 @@ export async function writeTinyJob(store: Store, job: TinyJob = {}): Promise<str
     scheme: { method: 'cherryq', bits: 3, groupSize: 16, ...job.scheme },
     training: { tokens: 1024, sequenceLength: 32, batchSize: 4, learningRate: 5e-3, impactSamples: 4, ...job.training },
     formats: job.formats ?? ['native', 'hf'],
+    tasks: [],
+    analysisPrefixes: [],
+    ...job.spec,
   });
   const prefix = `tenants/local/jobs/${ids.job}/`;
   await store.put(`${prefix}spec.json`, encode(spec));

@@ -163,6 +163,7 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
       by: 'queue',
       error,
       result: null,
+      analysisResult: null,
     }));
     if (changed) await appendEvents(store, job, clock, [{ type: 'job.failed', error }]);
   }

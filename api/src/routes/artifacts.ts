@@ -1,5 +1,5 @@
 /**
- * What a succeeded job left, over HTTP: the list from its manifest and each file, whole or in part, so that a download can
+ * What an ended job left, over HTTP: the list from its manifest and each file, whole or in part, so that a download can
  * go on where it broke off. A file's ETag is its SHA-256, so `If-Range` and `If-None-Match` compare content.
  */
 import { createRoute, z } from '@hono/zod-openapi';
@@ -20,12 +20,12 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
       method: 'get',
       path: '/v1/jobs/{id}/artifacts',
       tags,
-      summary: 'List the files that a succeeded job left',
+      summary: 'List the files that a job left: one that has succeeded, or has failed for its quality',
       request: { params: idParams },
       responses: { 200: jsonContent(schemas.artifacts, 'The files'), ...problems('not_found', 'conflict') },
     }),
     async (c) => {
-      const manifest = await jobs.manifest(c.var.tenant, c.req.valid('param').id);
+      const { manifest } = await jobs.manifest(c.var.tenant, c.req.valid('param').id);
       return c.json({ object: 'list' as const, data: manifest.files, hasMore: false as const }, 200);
     },
   );
@@ -60,7 +60,9 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
     async (c) => {
       const { id, path } = c.req.valid('param');
       const job = jobRef(c.var.tenant, id);
-      const file = await describe(store, job, await jobs.manifest(c.var.tenant, id), path);
+      const { manifest, folder } = await jobs.manifest(c.var.tenant, id);
+      const prefix = `${job.prefix}/${folder}/`;
+      const file = await describe(store, job, prefix, manifest, path);
       const etag = `"${file.sha256}"`;
       const headers: Record<string, string> = { ETag: etag, 'Accept-Ranges': 'bytes', ...contentHeaders(path) };
       const asked = c.req.valid('header');
@@ -73,7 +75,7 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
       if (range) headers['Content-Range'] = `bytes ${start}-${end - 1}/${file.sizeBytes}`;
       const status = range ? 206 : 200;
       if (c.req.method === 'HEAD') return new Response(null, { status, headers });
-      const body = await store.stream(`${job.prefix}/artifacts/${path}`, { start, end });
+      const body = await store.stream(prefix + path, { start, end });
       if (body === null) throw new Error(`artifact ${path} of job ${id} is in its manifest but not in the store`);
       return new Response(body, { status, headers });
     },
@@ -81,9 +83,15 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
 }
 
 /** The file's entry in the manifest; the manifest itself, which cannot list itself, is measured. */
-async function describe(store: Store, job: JobRef, manifest: Manifest, path: string): Promise<ArtifactFile> {
+async function describe(
+  store: Store,
+  job: JobRef,
+  prefix: string,
+  manifest: Manifest,
+  path: string,
+): Promise<ArtifactFile> {
   if (path === manifestPath) {
-    const body = (await store.get(`${job.prefix}/artifacts/${manifestPath}`)) ?? new Uint8Array();
+    const body = (await store.get(prefix + manifestPath)) ?? new Uint8Array();
     return { path, sizeBytes: body.byteLength, sha256: createHash('sha256').update(body).digest('hex') };
   }
   const file = manifest.files.find((candidate) => candidate.path === path);

@@ -5,7 +5,14 @@ import { jsonContent, problems, schemas, type Api } from '../openapi.ts';
 import type { Logger, Queue, Store } from '../ports.ts';
 
 /** Values of `architectures` in a model's config.json that the trainer reads. */
-const architectures = ['LlamaForCausalLM'];
+const architectures = [
+  'LlamaForCausalLM',
+  'MistralForCausalLM',
+  'Qwen2ForCausalLM',
+  'Qwen3ForCausalLM',
+  'GemmaForCausalLM',
+  'Phi3ForCausalLM',
+];
 const tags = ['service'];
 
 export function healthRoutes(app: Api, deps: { store: Store; queue: Queue; version: string; logger: Logger }): void {

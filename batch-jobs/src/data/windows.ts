@@ -14,12 +14,71 @@ export function packWindows(tokenIds: Int32Array, sequenceLength: number, bosTok
   if (count === 0) {
     throw new InputError(
       'text_too_short',
-      `The calibration text has ${stream.length} tokens; one window needs ${sequenceLength}. ` +
+      `The text has ${stream.length} tokens; one window needs ${sequenceLength}. ` +
         'Give a longer text or a smaller sequenceLength.',
       'sequenceLength',
     );
   }
   return Array.from({ length: count }, (_, i) => stream.subarray(i * sequenceLength, (i + 1) * sequenceLength));
+}
+
+/**
+ * Segments that perplexity is measured on: the text from its start, in pieces of equal length, the rest left out.
+ * @param tokenIds the text's stream, with or without BOS at its start   @param length tokens in a segment
+ * @param bosPerSegment whether every segment begins with BOS, which then takes one token's place in it; some models
+ *   (Gemma) give far worse figures without. Otherwise BOS stands once at the start.
+ * @throws InputError when the text is too short for one segment
+ * @source methods.md 1.9; the published code, `evaluate_perplexity.py`
+ */
+export function evaluationSegments(
+  tokenIds: Int32Array,
+  length: number,
+  bosTokenId: number | null,
+  bosPerSegment: boolean,
+): Int32Array[] {
+  if (!bosPerSegment || bosTokenId === null) return packWindows(tokenIds, length, bosTokenId);
+  const text = tokenIds[0] === bosTokenId ? tokenIds.subarray(1) : tokenIds;
+  return packWindows(text, length - 1, null).map((segment) => withFirst(bosTokenId, segment));
+}
+
+/** Cuts a stream that comes in parts into contiguous windows; they lie in chunks of about 4 MB, and nothing is copied later. */
+export class WindowPacker {
+  readonly windows: Int32Array[] = [];
+  /** Tokens so far, those of an unfinished window included. */
+  length = 0;
+  readonly #sequenceLength: number;
+  #chunk = new Int32Array(0);
+  #filled = 0;
+
+  /** @param first token that every window begins with; null for none */
+  constructor(
+    sequenceLength: number,
+    private readonly first: number | null = null,
+  ) {
+    this.#sequenceLength = sequenceLength;
+  }
+
+  append(tokenIds: Int32Array): void {
+    this.length += tokenIds.length;
+    for (let position = 0; position < tokenIds.length;) {
+      if (this.#filled === this.#chunk.length) {
+        this.#chunk = new Int32Array(Math.max(1, Math.floor(2 ** 20 / this.#sequenceLength)) * this.#sequenceLength);
+        this.#filled = 0;
+      }
+      if (this.first !== null && this.#filled % this.#sequenceLength === 0) {
+        this.#chunk[this.#filled++] = this.first;
+        if (tokenIds[position] === this.first) position++;
+      }
+      // To the end of the present window at most.
+      const room = this.#sequenceLength - (this.#filled % this.#sequenceLength);
+      const part = tokenIds.subarray(position, position + room);
+      this.#chunk.set(part, this.#filled);
+      position += part.length;
+      this.#filled += part.length;
+      if (part.length === room)
+        this.windows.push(this.#chunk.subarray(this.#filled - this.#sequenceLength, this.#filled));
+    }
+  }
 }
 
 function withFirst(first: number, rest: Int32Array): Int32Array {

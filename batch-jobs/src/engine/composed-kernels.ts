@@ -8,6 +8,8 @@ import type { AttentionInputs, AttentionShape, LossAttributes, SumOfProductsAttr
 import { fusedKernels } from './fused.ts';
 
 const maskedScore = -1e9;
+const geluCubic = 0.044715;
+const geluSlope = 2 * Math.sqrt(2 / Math.PI);
 
 /** Registers them for a backend; calling it again changes nothing. */
 export function registerComposedKernels(backendName: string): void {
@@ -36,6 +38,8 @@ const kernels: ReadonlyMap<string, Kernel> = new Map<string, Kernel>([
   [fusedKernels.attentionBackward, (inputs, attributes) => attentionBackward(inputs, attributes as AttentionShape)],
   [fusedKernels.swiGlu, ({ gate, up }) => tf.mul(tf.mul(gate, tf.sigmoid(gate)), up)],
   [fusedKernels.swiGluBackward, swiGluBackward],
+  [fusedKernels.geGlu, ({ gate, up }) => tf.mul(tf.mul(gate, geluSigmoid(gate)), up)],
+  [fusedKernels.geGluBackward, geGluBackward],
   [
     fusedKernels.crossEntropy,
     ({ logits, ids }, attributes) => {
@@ -84,18 +88,36 @@ function attention(inputs: AttentionInputs, shape: AttentionShape): Tensor[] {
   const queries: Tensor3D = tf.reshape(turnedQueries, [groups, shared * length, headDim]);
   const keys: Tensor3D = tf.reshape(turnedKeys, [groups, width, headDim]);
   const values: Tensor3D = tf.reshape(splitHeads(inputs.values, shape, width, keyValueHeads), [groups, width, headDim]);
-  const products = tf.mul(tf.matMul(queries, keys, false, true), 1 / Math.sqrt(headDim));
-  const scores = tf.add(tf.reshape(products, [groups * shared, length, width]), causalMask(length, width));
-  const probabilities: Tensor3D = tf.reshape(tf.softmax(scores), [groups, shared * length, width]);
+  const products = consumed([tf.matMul(queries, keys, false, true)], ([own]) => tf.mul(own, 1 / Math.sqrt(headDim)));
+  const masked = consumed([products], ([own]) => {
+    return tf.add(tf.reshape(own, [groups * shared, length, width]), causalMask(shape));
+  });
+  const softmax = consumed([masked], ([own]) => tf.softmax(own));
+  const probabilities: Tensor3D = tf.reshape(softmax, [groups, shared * length, width]);
   const attended = joinHeads(tf.matMul(probabilities, values), shape, length, heads);
   return [attended, queries, keys, values, probabilities];
 }
 
+/** What `use` makes of tensors that nobody needs after it: those with a number for each pair of tokens are the largest there are. */
+function consumed<Result extends Tensor>(tensors: Tensor[], use: (tensors: Tensor[]) => Result): Result {
+  const result = use(tensors);
+  tf.dispose(tensors);
+  return result;
+}
+
 /** [length, width]: 0 where a query may look, a large negative number elsewhere. */
-function causalMask(length: number, width: number): Tensor {
+function causalMask({ length, width, slidingWindow }: AttentionShape): Tensor {
   const queries = tf.reshape(tf.range(width - length, width), [length, 1]);
-  const ahead = tf.greater(tf.reshape(tf.range(0, width), [1, width]), queries);
-  return tf.mul(tf.cast(ahead, 'float32'), maskedScore);
+  const keys = tf.reshape(tf.range(0, width), [1, width]);
+  const ahead = tf.greater(keys, queries);
+  const hidden = hides(slidingWindow, width)
+    ? tf.logicalOr(ahead, tf.lessEqual(keys, tf.sub(queries, slidingWindow)))
+    : ahead;
+  return tf.mul(tf.cast(hidden, 'float32'), maskedScore);
+}
+
+function hides(slidingWindow: number | null, width: number): slidingWindow is number {
+  return slidingWindow !== null && slidingWindow < width;
 }
 
 function attentionBackward(inputs: Record<string, Tensor>, shape: AttentionShape): Tensor[] {
@@ -107,10 +129,10 @@ function attentionBackward(inputs: Record<string, Tensor>, shape: AttentionShape
     headDim,
   ]);
   const dValues = tf.matMul(probabilities, dAttended, true, false);
-  const dProbabilities = tf.matMul(dAttended, values, false, true);
-  const weighted = tf.mul(dProbabilities, probabilities);
-  const dScores: Tensor3D = tf.sub(weighted, tf.mul(probabilities, tf.sum(weighted, -1, true)));
-  const dProducts: Tensor3D = tf.mul(dScores, 1 / Math.sqrt(headDim));
+  const weighted = consumed([tf.matMul(dAttended, values, false, true)], ([own]) => tf.mul(own, probabilities));
+  const projected = tf.mul(probabilities, tf.sum(weighted, -1, true));
+  const dScores = consumed([weighted, projected], ([own, other]) => tf.sub(own, other));
+  const dProducts: Tensor3D = consumed([dScores], ([own]) => tf.mul(own, 1 / Math.sqrt(headDim)));
   const turnBack = (gradient: Tensor, rows: number, count: number): Tensor => {
     const [cos, sin] = [inputs.cos, inputs.sin].map((table) => tf.slice(table, [width - rows, 0], [rows, headDim / 2]));
     const split: Tensor4D = tf.reshape(gradient, [windows, count, rows, headDim]);
@@ -152,6 +174,20 @@ function swiGluBackward({ gate, up, dy }: Record<string, Tensor>): Tensor[] {
   const silu = tf.mul(gate, sigmoid);
   const slope = tf.add(sigmoid, tf.mul(silu, tf.sub(1, sigmoid)));
   return [tf.mul(tf.mul(dy, up), slope), tf.mul(dy, silu)];
+}
+
+/** gelu(x) = x s with s = sigmoid(2 u), u = sqrt(2/pi) (x + 0.044715 x^3). */
+function geluSigmoid(x: Tensor): Tensor {
+  return tf.sigmoid(tf.mul(tf.mul(x, tf.add(tf.mul(tf.square(x), geluCubic), 1)), geluSlope));
+}
+
+/** Its slope is s + x s (1 - s) 2 u'. */
+function geGluBackward({ gate, up, dy }: Record<string, Tensor>): Tensor[] {
+  const sigmoid = geluSigmoid(gate);
+  const gelu = tf.mul(gate, sigmoid);
+  const inner = tf.mul(tf.add(tf.mul(tf.square(gate), 3 * geluCubic), 1), geluSlope);
+  const slope = tf.add(sigmoid, tf.mul(tf.mul(gelu, tf.sub(1, sigmoid)), inner));
+  return [tf.mul(tf.mul(dy, up), slope), tf.mul(dy, gelu)];
 }
 
 /** log-sum-exp comes from the softmax at the largest logit, so it neither overflows nor needs a second exponential. */

@@ -17,6 +17,8 @@ export const fusedKernels = {
   attentionBackward: 'CherryqAttentionBackward',
   swiGlu: 'CherryqSwiGlu',
   swiGluBackward: 'CherryqSwiGluBackward',
+  geGlu: 'CherryqGeGlu',
+  geGluBackward: 'CherryqGeGluBackward',
   crossEntropy: 'CherryqCrossEntropy',
   distillation: 'CherryqDistillation',
 } as const;
@@ -78,6 +80,8 @@ export type AttentionShape = {
   readonly heads: number;
   readonly keyValueHeads: number;
   readonly headDim: number;
+  /** How many positions a query may look at, its own the last of them; null for all up to its own. */
+  readonly slidingWindow: number | null;
 };
 
 /**
@@ -110,6 +114,16 @@ export function swiGlu(gate: Tensor2D, up: Tensor2D): Tensor2D {
 
 export function swiGluBackward(gate: Tensor2D, up: Tensor2D, dy: Tensor2D): { dGate: Tensor2D; dUp: Tensor2D } {
   const [dGate, dUp] = run(fusedKernels.swiGluBackward, { gate, up, dy }, {}) as Tensor2D[];
+  return { dGate, dUp };
+}
+
+/** gelu(gate) up, with gelu(x) = x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).  @param gate,up [tokens, intermediateSize] */
+export function geGlu(gate: Tensor2D, up: Tensor2D): Tensor2D {
+  return run(fusedKernels.geGlu, { gate, up }, {}) as Tensor2D;
+}
+
+export function geGluBackward(gate: Tensor2D, up: Tensor2D, dy: Tensor2D): { dGate: Tensor2D; dUp: Tensor2D } {
+  const [dGate, dUp] = run(fusedKernels.geGluBackward, { gate, up, dy }, {}) as Tensor2D[];
   return { dGate, dUp };
 }
 

@@ -24,6 +24,8 @@ type DeviceKernels = Readonly<
     | 'rmsNormBackward'
     | 'swiGlu'
     | 'swiGluBackward'
+    | 'geGlu'
+    | 'geGluBackward'
     | 'crossEntropy'
     | 'distillationWorkspaceBytes'
     | 'distillation'
@@ -146,26 +148,10 @@ const kernels: ReadonlyMap<string, Kernel> = new Map<string, Kernel>([
     fusedKernels.attentionBackward,
     (device, inputs, attributes) => attentionBackward(device, inputs, attributes as AttentionShape),
   ],
-  [
-    fusedKernels.swiGlu,
-    (device, inputs) => {
-      const { gate, up } = required(inputs);
-      const y = device.create(...gate.shape);
-      device.kernels.swiGlu(device.at(gate), device.at(up), device.at(y), sizeOf(y));
-      return y;
-    },
-  ],
-  [
-    fusedKernels.swiGluBackward,
-    (device, inputs) => {
-      const { gate, up, dy } = required(inputs);
-      const dGate = device.create(...gate.shape);
-      const dUp = device.create(...gate.shape);
-      const [gateAt, upAt, dyAt, dGateAt, dUpAt] = [gate, up, dy, dGate, dUp].map((tensor) => device.at(tensor));
-      device.kernels.swiGluBackward(gateAt, upAt, dyAt, dGateAt, dUpAt, sizeOf(gate));
-      return [dGate, dUp];
-    },
-  ],
+  [fusedKernels.swiGlu, (device, inputs) => gated(device, device.kernels.swiGlu, inputs)],
+  [fusedKernels.swiGluBackward, (device, inputs) => gatedBackward(device, device.kernels.swiGluBackward, inputs)],
+  [fusedKernels.geGlu, (device, inputs) => gated(device, device.kernels.geGlu, inputs)],
+  [fusedKernels.geGluBackward, (device, inputs) => gatedBackward(device, device.kernels.geGluBackward, inputs)],
   [
     fusedKernels.crossEntropy,
     (device, inputs, attributes) => {
@@ -284,6 +270,21 @@ function segmentSum(device: Device, inputs: Inputs, attributes: tf.UnsortedSegme
   return out;
 }
 
+function gated(device: Device, kernel: Numbers, inputs: Inputs): tf.TensorInfo {
+  const { gate, up } = required(inputs);
+  const y = device.create(...gate.shape);
+  kernel(device.at(gate), device.at(up), device.at(y), sizeOf(y));
+  return y;
+}
+
+function gatedBackward(device: Device, kernel: Numbers, inputs: Inputs): tf.TensorInfo[] {
+  const { gate, up, dy } = required(inputs);
+  const gradients = [gate, up].map((tensor) => device.create(...tensor.shape));
+  const pointers = [gate, up, dy, ...gradients].map((tensor) => device.at(tensor));
+  kernel(...pointers, sizeOf(gate));
+  return gradients;
+}
+
 function attention(device: Device, inputs: Inputs, shape: AttentionShape): tf.TensorInfo[] {
   const { queries, keys, values, cos, sin } = required(inputs);
   const { windows, length, width, heads, keyValueHeads, headDim } = shape;
@@ -291,7 +292,8 @@ function attention(device: Device, inputs: Inputs, shape: AttentionShape): tf.Te
   const attended = device.create(...queries.shape);
   const stats = device.create(windows, heads, Math.ceil(length / 8), 2, 8);
   const pointers = [queries, keys, values, cos, sin, attended, stats].map((tensor) => device.at(tensor));
-  device.kernels.attention(...pointers, windows, heads, keyValueHeads, headDim, length, width);
+  const seen = Math.min(shape.slidingWindow ?? width, width);
+  device.kernels.attention(...pointers, windows, heads, keyValueHeads, headDim, length, width, seen);
   return [attended, stats];
 }
 
@@ -302,7 +304,8 @@ function attentionBackward(device: Device, inputs: Inputs, shape: AttentionShape
   const gradients = [queries, keys, values].map((tensor) => device.create(...tensor.shape));
   const read = [queries, keys, values, cos, sin, saved0, dAttended];
   const pointers = [...read, ...gradients].map((tensor) => device.at(tensor));
-  device.kernels.attentionBackward(...pointers, windows, heads, keyValueHeads, headDim, length, width);
+  const seen = Math.min(shape.slidingWindow ?? width, width);
+  device.kernels.attentionBackward(...pointers, windows, heads, keyValueHeads, headDim, length, width, seen);
   return gradients;
 }
 

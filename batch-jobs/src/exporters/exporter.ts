@@ -23,6 +23,8 @@ export interface CompressedModel {
   readonly weights: WeightRanges;
   /** By full name of each linear layer; absent where there are none. */
   readonly cherries: ReadonlyMap<string, Cherries>;
+  /** Scales of the columns, each a float16, by full name of each linear layer; empty where columns are not scaled. */
+  readonly columnScales: ReadonlyMap<string, Float32Array>;
   readonly isQuantized: (name: string) => boolean;
 }
 

@@ -14,7 +14,7 @@ export const hf: Exporter = {
   folder: 'hf/',
   metadata: { format: 'pt' },
   config: (model) => ({ ...model.configJson, ...halfPrecision }),
-  tensors({ shapes, weights, scheme, keepsCherries, isQuantized, cherries }) {
+  tensors({ shapes, weights, scheme, keepsCherries, isQuantized, cherries, columnScales }) {
     const grid = gridOf(nativeConfig(scheme, keepsCherries));
     const works: RowWork<void>[] = [];
     const add = (work: RowWork<void>): number => works.push(work) - 1;
@@ -23,6 +23,7 @@ export const hf: Exporter = {
       if (!isQuantized(name)) return halfTensor(stream, add, weights, name, shape);
       const [rows, columns] = shape;
       const own = cherries.get(name) ?? noCherries;
+      const scales = columnScales.get(name) ?? null;
       const index = add({
         name,
         rows,
@@ -30,7 +31,13 @@ export const hf: Exporter = {
         outRowBytes: 2 * columns,
         async run({ fromRow, ...chunk }, out) {
           const part = cherriesOfRows(own, fromRow, chunk.rows);
-          const largest = await hostPool().run('roundRows', { ...chunk, grid, cherries: part, into: out });
+          const largest = await hostPool().run('roundRows', {
+            ...chunk,
+            grid,
+            cherries: part,
+            columnScales: scales,
+            into: out,
+          });
           await checkLargest(largest, weights, name, rows * columns);
         },
       });

@@ -7,11 +7,20 @@ import { InputError } from '../errors.ts';
 import type { TensorInfo, TensorToWrite } from '../formats/safetensors.ts';
 import { readTensor, readTensorBytes, readTensorInto } from '../formats/safetensors.ts';
 import { packedBytes, unpackRows } from '../numeric/bit-packing.ts';
+import { float32ToFloat16 } from '../numeric/dtypes.ts';
 import { hostPool } from '../numeric/pool.ts';
 import type { PackedRows } from '../numeric/quantize-tasks.ts';
 import { packedSizes } from '../numeric/quantize-tasks.ts';
-import type { Cherries, Grid, QuantizedMatrix } from '../numeric/quantizer.ts';
-import { cherriesOfRows, cherryCount, dequantizeMatrix, groupCount, noCherries } from '../numeric/quantizer.ts';
+import type { Cherries, Grid, LevelKind, QuantizedMatrix } from '../numeric/quantizer.ts';
+import {
+  cherriesOfRows,
+  cherryCount,
+  dequantizeMatrix,
+  groupCount,
+  noCherries,
+  publishedLevels,
+  storedColumns,
+} from '../numeric/quantizer.ts';
 import type { Store } from '../storage/store.ts';
 import type { Exporter, WeightRanges } from './exporter.ts';
 import { halfPrecision } from './exporter.ts';
@@ -29,7 +38,15 @@ export interface NativeConfig {
   readonly group_size: number;
   /** 0 where the method keeps no cherries. */
   readonly cherry_fraction: number;
+  readonly levels: LevelKind;
+  /** Whether groups keep their columns, and cherries their slots in them. */
+  readonly aligned_groups: boolean;
+  readonly cherry_mode: Scheme['cherryMode'];
+  /** Whether each column has a scale of its own. */
+  readonly column_scales: boolean;
 }
+
+const levelKinds: readonly LevelKind[] = ['midRise', 'symmetric', 'asymmetric'];
 
 const columnOffset = 32_768;
 
@@ -41,7 +58,17 @@ export function nativeConfig(scheme: Scheme, keepsCherries: boolean): NativeConf
     bits: scheme.bits,
     group_size: scheme.groupSize === 'row' ? -1 : scheme.groupSize,
     cherry_fraction: keepsCherries ? scheme.cherryFraction : 0,
+    levels: levelsFor(scheme),
+    aligned_groups: scheme.groups === 'aligned',
+    cherry_mode: scheme.cherryMode,
+    column_scales: scheme.columnScales === 'searched',
   };
+}
+
+/** Rounding to nearest has zero points wherever it is published (Frantar et al. 2023, Shao et al. 2024). */
+function levelsFor({ method, bits, quantizer }: Scheme): LevelKind {
+  if (quantizer !== 'published') return quantizer;
+  return method === 'rtn' ? 'asymmetric' : publishedLevels(bits);
 }
 
 /** @throws InputError naming the field of a `quantization_config` that this version does not read */
@@ -68,11 +95,20 @@ export function parseNativeConfig(value: unknown): NativeConfig {
     'a number from 0 to 0.25',
   );
   check('method', ['rtn', 'qat', 'cherryq'].includes(config.method as string), '"rtn", "qat" or "cherryq"');
+  check('levels', levelKinds.includes(config.levels as LevelKind), levelKinds.map((kind) => `"${kind}"`).join(', '));
+  check('aligned_groups', typeof config.aligned_groups === 'boolean', 'true or false');
+  check('cherry_mode', ['row', 'column'].includes(config.cherry_mode as string), '"row" or "column"');
+  check('column_scales', typeof config.column_scales === 'boolean', 'true or false');
   return config as unknown as NativeConfig;
 }
 
-export function gridOf(config: Pick<NativeConfig, 'bits' | 'group_size'>): Grid {
-  return { bits: config.bits, groupSize: config.group_size === -1 ? Infinity : config.group_size };
+export function gridOf(config: Pick<NativeConfig, 'bits' | 'group_size' | 'levels' | 'aligned_groups'>): Grid {
+  return {
+    bits: config.bits,
+    groupSize: config.group_size === -1 ? Infinity : config.group_size,
+    levels: config.levels,
+    aligned: config.aligned_groups,
+  };
 }
 
 export const native: Exporter = {
@@ -83,14 +119,15 @@ export const native: Exporter = {
     ...halfPrecision,
     quantization_config: nativeConfig(model.scheme, model.keepsCherries),
   }),
-  tensors({ shapes, weights, scheme, keepsCherries, isQuantized, cherries }) {
+  tensors({ shapes, weights, scheme, keepsCherries, isQuantized, cherries, columnScales }) {
     const grid = gridOf(nativeConfig(scheme, keepsCherries));
     const works: RowWork<void>[] = [];
     const add = (work: RowWork<void>): number => works.push(work) - 1;
     const stream = new RowStream(weights, works);
     const tensors = [...shapes].flatMap(([name, shape]) => {
       if (!isQuantized(name)) return [halfTensor(stream, add, weights, name, shape)];
-      return linearTensors(stream, add, weights, name, shape, grid, cherries.get(name) ?? noCherries);
+      const own = { cherries: cherries.get(name) ?? noCherries, columnScales: columnScales.get(name) ?? null };
+      return linearTensors(stream, add, weights, name, shape, grid, own);
     });
     // Bytes of an odd number come last, so that every 16-bit tensor starts at an even offset.
     const isOdd = ({ dtype, shape }: TensorToWrite): boolean => dtype === 'U8' && (shape[0] * shape[1]) % 2 === 1;
@@ -106,77 +143,103 @@ function linearTensors(
   name: string,
   [rows, columns]: number[],
   grid: Grid,
-  cherries: Cherries,
+  { cherries, columnScales }: { readonly cherries: Cherries; readonly columnScales: Float32Array | null },
 ): TensorToWrite[] {
   const module = name.slice(0, -'.weight'.length);
-  const { perRow } = cherries;
+  const { perRow, shared } = cherries;
+  const groups = groupCount(columns, perRow, grid);
   const sizes = packedSizes(rows, columns, grid, perRow);
   const rowSizes = packedSizes(1, columns, grid, perRow);
   const index = add({
     name,
     rows,
     columns,
-    outRowBytes: rowSizes.packed + rowSizes.scales + rowSizes.cherryWeight,
+    outRowBytes: totalOf(rowSizes),
     async run({ fromRow, ...chunk }, out) {
       const own = cherriesOfRows(cherries, fromRow, chunk.rows);
       const into = packedParts(out, packedSizes(chunk.rows, columns, grid, perRow));
-      const largest = await hostPool().run('quantizeRows', { ...chunk, grid, cherries: own, into });
+      const largest = await hostPool().run('quantizeRows', { ...chunk, grid, cherries: own, columnScales, into });
       await checkLargest(largest, weights, name, rows * columns);
     },
   });
   // The small parts are kept from when the packed ones are written until their own turn.
-  let kept: { scales: Uint8Array; cherryWeight: Uint8Array } | null = null;
+  let kept: Record<SmallPart, Uint8Array> | null = null;
   async function* packed(): AsyncGenerator<Uint8Array> {
-    const all = { scales: new Uint8Array(sizes.scales), cherryWeight: new Uint8Array(sizes.cherryWeight) };
+    const all = {
+      scales: new Uint8Array(sizes.scales),
+      zeros: new Uint8Array(sizes.zeros),
+      cherryWeight: new Uint8Array(sizes.cherryWeight),
+    };
     for await (const part of stream.parts(index)) {
       const own = packedParts(part.out, packedSizes(part.rows, columns, grid, perRow));
-      all.scales.set(own.scales, part.fromRow * rowSizes.scales);
-      all.cherryWeight.set(own.cherryWeight, part.fromRow * rowSizes.cherryWeight);
+      for (const small of smallParts) all[small].set(own[small], part.fromRow * rowSizes[small]);
       yield own.packed;
     }
     kept = all;
   }
-  async function keptParts(): Promise<{ scales: Uint8Array; cherryWeight: Uint8Array }> {
+  async function keptPart(small: SmallPart): Promise<Uint8Array> {
     if (kept === null) for await (const part of packed()) void part;
-    return kept as unknown as { scales: Uint8Array; cherryWeight: Uint8Array };
+    return (kept as unknown as Record<SmallPart, Uint8Array>)[small];
   }
   const tensors: TensorToWrite[] = [
     { name: `${module}.qweight`, dtype: 'U8', shape: [rows, rowSizes.packed], data: packed },
     {
       name: `${module}.scales`,
       dtype: 'F16',
-      shape: [rows, groupCount(columns, perRow, grid)],
-      data: async () => (await keptParts()).scales,
+      shape: [rows, groups],
+      data: () => keptPart('scales'),
     },
   ];
+  if (grid.levels === 'asymmetric') {
+    const shape = [rows, packedBytes(groups, grid.bits)];
+    tensors.push({ name: `${module}.zeros`, dtype: 'U8', shape, data: () => keptPart('zeros') });
+  }
+  if (columnScales) {
+    const data = bytesOf(float32ToFloat16(columnScales));
+    tensors.push({ name: `${module}.column_scales`, dtype: 'F16', shape: [columns], data });
+  }
   if (perRow > 0) {
-    const indices = Int16Array.from(cherries.columns, (column) => column - columnOffset);
-    const shape = [rows, perRow];
+    const stored = shared ? cherries.columns.subarray(0, perRow) : cherries.columns;
+    const indices = Int16Array.from(stored, (column) => column - columnOffset);
     tensors.push(
       {
         name: `${module}.cherry_weight`,
         dtype: 'F16',
-        shape,
-        data: async () => (await keptParts()).cherryWeight,
+        shape: [rows, perRow],
+        data: () => keptPart('cherryWeight'),
       },
-      { name: `${module}.cherry_indices`, dtype: 'I16', shape, data: bytesOf(indices) },
+      {
+        name: `${module}.cherry_indices`,
+        dtype: 'I16',
+        shape: [shared ? 1 : rows, perRow],
+        data: bytesOf(indices),
+      },
     );
   }
   return tensors;
 }
 
+/** The parts that are small beside the packed integers. */
+const smallParts = ['scales', 'zeros', 'cherryWeight'] as const;
+type SmallPart = (typeof smallParts)[number];
+
+const totalOf = (sizes: ReturnType<typeof packedSizes>): number =>
+  sizes.packed + sizes.scales + sizes.zeros + sizes.cherryWeight;
+
 /** Divides one stretch of memory among the parts. */
 function packedParts(out: Uint8Array, sizes: ReturnType<typeof packedSizes>): PackedRows {
   const scalesAt = sizes.packed;
-  const cherriesAt = scalesAt + sizes.scales;
+  const zerosAt = scalesAt + sizes.scales;
+  const cherriesAt = zerosAt + sizes.zeros;
   return {
     packed: out.subarray(0, scalesAt),
-    scales: out.subarray(scalesAt, cherriesAt),
+    scales: out.subarray(scalesAt, zerosAt),
+    zeros: out.subarray(zerosAt, cherriesAt),
     cherryWeight: out.subarray(cherriesAt, cherriesAt + sizes.cherryWeight),
   };
 }
 
-function bytesOf(values: Int16Array): Uint8Array {
+function bytesOf(values: Int16Array | Uint16Array): Uint8Array {
   return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
@@ -214,7 +277,7 @@ export function nativeWeights(
     storedBits(name) {
       const wanted = shape(name);
       if (tensors.has(name) || !wanted || wanted.length !== 2) return null;
-      const bytes = ['qweight', 'scales', 'cherry_weight', 'cherry_indices']
+      const bytes = layerParts
         .map((suffix) => part(name, suffix))
         .reduce((sum, info) => sum + (info ? info.end - info.start : 0), 0);
       return (8 * bytes) / (wanted[0] * wanted[1]);
@@ -231,14 +294,20 @@ function checkShape(info: TensorInfo, wanted: readonly number[] | undefined): vo
   );
 }
 
+/** Endings of the tensors that a layer may have. */
+const layerParts = ['qweight', 'scales', 'zeros', 'column_scales', 'cherry_weight', 'cherry_indices'] as const;
+
 /** Where the parts of a layer are, each checked against the config, and its cherries. */
 interface LayerParts {
   readonly rows: number;
   readonly columns: number;
   readonly grid: Grid;
   readonly cherries: Cherries;
+  readonly columnScales: Float32Array | null;
   readonly qweight: TensorInfo;
   readonly scales: TensorInfo;
+  /** Null unless levels are asymmetric. */
+  readonly zeros: TensorInfo | null;
   /** Null where there are no cherries. */
   readonly cherryWeight: TensorInfo | null;
 }
@@ -256,23 +325,29 @@ async function openLayer(
   const [rows, columns] = shape;
   const grid = gridOf(config);
   const perRow = config.cherry_fraction > 0 ? cherryCount(columns, config.cherry_fraction) : 0;
-  const checked = (suffix: string, dtype: string, width: number): TensorInfo => {
+  const groups = groupCount(columns, perRow, grid);
+  const checked = (suffix: string, dtype: string, ...wanted: number[]): TensorInfo => {
     const info = part(suffix);
-    if (info && info.dtype === dtype && info.shape.length === 2 && info.shape[0] === rows && info.shape[1] === width) {
-      return info;
-    }
+    const fits = info?.shape.length === wanted.length && wanted.every((size, axis) => size === info.shape[axis]);
+    if (info && info.dtype === dtype && fits) return info;
     const found = info ? `${info.dtype} [${info.shape.join(', ')}]` : 'missing';
     throw new InputError(
       'tensor_shape',
-      `"${name}": its ${suffix} is ${found}; quantization_config asks for ${dtype} [${rows}, ${width}]. The config is of another file, or the file is damaged.`,
+      `"${name}": its ${suffix} is ${found}; quantization_config asks for ${dtype} [${wanted.join(', ')}]. The config is of another file, or the file is damaged.`,
       `${name.slice(0, -'.weight'.length)}.${suffix}`,
     );
   };
-  const qweight = checked('qweight', 'U8', packedBytes(columns - perRow, grid.bits));
-  const scales = checked('scales', 'F16', groupCount(columns, perRow, grid));
-  const cherryWeight = perRow > 0 ? checked('cherry_weight', 'F16', perRow) : null;
-  if (cherryWeight === null) return { rows, columns, grid, cherries: noCherries, qweight, scales, cherryWeight };
-  const indices = toUint16(await readTensorBytes(store, checked('cherry_indices', 'I16', perRow)));
+  const qweight = checked('qweight', 'U8', rows, packedBytes(storedColumns(columns, perRow, grid), grid.bits));
+  const scales = checked('scales', 'F16', rows, groups);
+  const zeros = grid.levels === 'asymmetric' ? checked('zeros', 'U8', rows, packedBytes(groups, grid.bits)) : null;
+  const columnScales = config.column_scales
+    ? await readColumnScales(store, name, checked('column_scales', 'F16', columns))
+    : null;
+  const cherryWeight = perRow > 0 ? checked('cherry_weight', 'F16', rows, perRow) : null;
+  const common = { rows, columns, grid, columnScales, qweight, scales, zeros, cherryWeight };
+  if (cherryWeight === null) return { ...common, cherries: noCherries };
+  const shared = config.cherry_mode === 'column';
+  const indices = toUint16(await readTensorBytes(store, checked('cherry_indices', 'I16', shared ? 1 : rows, perRow)));
   // Two's complement: index - 32768 as a signed number is the index with its top bit flipped.
   const cherryColumns = Uint32Array.from(indices, (index) => index ^ columnOffset);
   for (let i = 0; i < cherryColumns.length; i++) {
@@ -284,35 +359,54 @@ async function openLayer(
       name,
     );
   }
-  return { rows, columns, grid, cherries: { perRow, columns: cherryColumns }, qweight, scales, cherryWeight };
+  const all = shared ? new Uint32Array(rows * perRow) : cherryColumns;
+  if (shared) for (let row = 0; row < rows; row++) all.set(cherryColumns, row * perRow);
+  return { ...common, cherries: { perRow, columns: all, shared } };
+}
+
+/** @throws InputError `bad_column_scale` for a scale that nothing can be divided by */
+async function readColumnScales(store: Store, name: string, info: TensorInfo): Promise<Float32Array> {
+  const scales = await readTensor(store, info);
+  const column = scales.findIndex((scale) => !(scale > 0 && Number.isFinite(scale)));
+  if (column < 0) return scales;
+  throw new InputError(
+    'bad_column_scale',
+    `"${name}": the scale of column ${column} is ${scales[column]}; it must be above 0 and finite. The file is damaged.`,
+    info.name,
+  );
 }
 
 async function readMatrix(store: Store, layer: LayerParts): Promise<QuantizedMatrix> {
-  const { rows, columns, grid, cherries } = layer;
+  const { rows, columns, grid, cherries, columnScales } = layer;
   const packed = await readTensorBytes(store, layer.qweight);
   const scales = toUint16(await readTensorBytes(store, layer.scales));
   const cherryWeight = layer.cherryWeight
     ? toUint16(await readTensorBytes(store, layer.cherryWeight))
     : new Uint16Array(0);
-  const qweight = unpackRows(packed, rows, columns - cherries.perRow, grid.bits);
-  return { rows, columns, grid, cherries, qweight, scales, cherryWeight };
+  const qweight = unpackRows(packed, rows, storedColumns(columns, cherries.perRow, grid), grid.bits);
+  const groups = groupCount(columns, cherries.perRow, grid);
+  const zeros = layer.zeros
+    ? unpackRows(await readTensorBytes(store, layer.zeros), rows, groups, grid.bits)
+    : new Uint8Array(0);
+  return { rows, columns, grid, cherries, columnScales, qweight, scales, zeros, cherryWeight };
 }
 
 /** Compares rows of a layer in the file with those that it was made of. */
-function comparedLayer(store: Store, { columns, grid, cherries, ...infos }: LayerParts): StoredRows {
+function comparedLayer(store: Store, { columns, grid, cherries, columnScales, ...infos }: LayerParts): StoredRows {
   const { perRow } = cherries;
   const rowSizes = packedSizes(1, columns, grid, perRow);
   return {
-    rowBytes: rowSizes.packed + rowSizes.scales + rowSizes.cherryWeight,
+    rowBytes: totalOf(rowSizes),
     async compare({ fromRow, ...chunk }, memory) {
       const stored = packedParts(memory, packedSizes(chunk.rows, columns, grid, perRow));
       await readTensorInto(store, infos.qweight, fromRow * rowSizes.packed, stored.packed);
       await readTensorInto(store, infos.scales, fromRow * rowSizes.scales, stored.scales);
+      if (infos.zeros) await readTensorInto(store, infos.zeros, fromRow * rowSizes.zeros, stored.zeros);
       if (infos.cherryWeight) {
         await readTensorInto(store, infos.cherryWeight, fromRow * rowSizes.cherryWeight, stored.cherryWeight);
       }
       const own = cherriesOfRows(cherries, fromRow, chunk.rows);
-      return hostPool().run('compareRows', { ...chunk, grid, cherries: own, stored });
+      return hostPool().run('compareRows', { ...chunk, grid, cherries: own, columnScales, stored });
     },
   };
 }

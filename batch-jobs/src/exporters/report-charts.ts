@@ -14,12 +14,12 @@ const maxWeightsDrawn = 900;
 const base: Plot.PlotOptions = { width, style: { fontSize: '12px', fontFamily: 'inherit' } };
 
 /** Room for tick labels and, on a line of its own, the axis label. */
-const axes: Plot.PlotOptions = { height: 250, marginTop: 28, marginBottom: 42 };
+export const axes: Plot.PlotOptions = { height: 250, marginTop: 28, marginBottom: 42 };
 
 const attributesToRound = ['cx', 'cy', 'x', 'y', 'x1', 'x2', 'y1', 'y2', 'width', 'd', 'transform'];
 
 /** Draws a plot and serializes it. @param title what the figure shows, for readers who do not see it */
-const draw = (title: string, options: Plot.PlotOptions): string => {
+export const draw = (title: string, options: Plot.PlotOptions): string => {
   const { document } = parseHTML('<!doctype html><html><body></body></html>');
   const svg = Plot.plot({ ...base, ...options, ariaLabel: title, document });
   svg.setAttribute('role', 'img');
@@ -36,7 +36,8 @@ const draw = (title: string, options: Plot.PlotOptions): string => {
   return svg.outerHTML;
 };
 
-const shorten = (text: string, length: number): string => (text.length <= length ? text : `…${text.slice(1 - length)}`);
+export const shorten = (text: string, length: number): string =>
+  text.length <= length ? text : `…${text.slice(1 - length)}`;
 
 /** One bar or dot per row, its value written beside it; the job's own row in the colour of the method. */
 const rowFill = (row: ReportRow): string => (row.role === 'job' ? 'var(--cherry)' : 'var(--plain)');
@@ -156,14 +157,14 @@ export const learningRateChart = (losses: ReportData['losses']): string => {
 };
 
 const superscripts = '⁰¹²³⁴⁵⁶⁷⁸⁹';
-const powerOfTen = (value: number): string => {
+export const powerOfTen = (value: number): string => {
   const exponent = Math.round(Math.log10(value));
   const digits = [...String(Math.abs(exponent))].map((digit) => superscripts[Number(digit)]).join('');
   return `10${exponent < 0 ? '⁻' : ''}${digits}`;
 };
 
 /** Whole powers of ten that enclose the values, and the ticks between them, at most about six. */
-const decades = (values: readonly number[]): { domain: [number, number]; ticks: number[] } => {
+export const decades = (values: readonly number[]): { domain: [number, number]; ticks: number[] } => {
   let [smallest, largest] = [Infinity, 0];
   for (const value of values) {
     smallest = Math.min(smallest, value);
@@ -177,7 +178,7 @@ const decades = (values: readonly number[]): { domain: [number, number]; ticks: 
   return { domain: [10 ** low, 10 ** high], ticks };
 };
 
-const drawable = (value: number): boolean => Number.isFinite(value) && value > 0;
+export const drawable = (value: number): boolean => Number.isFinite(value) && value > 0;
 
 /**
  * One figure per matrix on one scale of impact: each sampled weight by its rank in magnitude (across) and its impact (up,
@@ -224,7 +225,7 @@ export const impactCharts = (
 };
 
 /** `model.layers.3.mlp.up_proj` -> `mlp.up_proj`: the same matrix of every block goes into one row. */
-const kindOf = (matrix: string): string => matrix.replace(/^.*\.\d+\./, '').replace(/\.weight$/, '');
+export const kindOf = (matrix: string): string => matrix.replace(/^.*\.\d+\./, '').replace(/\.weight$/, '');
 
 /** One row per kind of matrix, two dots per matrix: its score by impact and, half a row lower, by magnitude. */
 export const heterogeneityChart = (scores: ReportData['heterogeneity']): string | null => {

@@ -13,7 +13,21 @@ import {
   sizeChart,
 } from './report-charts.ts';
 import type { ReportData, ReportRow } from './report-data.ts';
-import { reportStyle } from './report-style.ts';
+import type { Markup } from './report-html.ts';
+import {
+  bytes,
+  count,
+  decimal,
+  figure,
+  fraction,
+  grouped,
+  html,
+  page,
+  percent,
+  signedPercent,
+  trusted,
+  words,
+} from './report-html.ts';
 
 export type { ReportData, ReportRow };
 
@@ -21,34 +35,16 @@ export type { ReportData, ReportRow };
 export const renderReport = (data: ReportData): string => {
   const { scheme, modelName } = data;
   const title = `${modelName} in ${scheme.bits} bits (${methods[scheme.method].name})`;
-  return html`<!doctype html>
-    <html lang="en">
-      <head>
-        <meta charset="utf-8" />
-        <meta name="viewport" content="width=device-width, initial-scale=1" />
-        <meta
-          http-equiv="Content-Security-Policy"
-          content="default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-        />
-        <link rel="icon" href="data:," />
-        <title>${title}</title>
-        <style>
-          ${trusted(reportStyle)}
-        </style>
-      </head>
-      <body>
-        <main>
-          <header>
-            <p class="kind">Compression report · ${methods[scheme.method].name} · ${schemeText(scheme)}</p>
-            <h1><bdi>${modelName}</bdi></h1>
-            <p class="lead">${headline(data)}</p>
-          </header>
-          ${tiles(data)} ${measurements(data)} ${trainingCurves(data)} ${impactSection(data)}
-          ${heterogeneitySection(data)} ${tensorTable(data)} ${settings(data)} ${method(data)}
-          <footer>Written by CherryQ. The page is complete in itself: it loads nothing and runs nothing.</footer>
-        </main>
-      </body>
-    </html> `.markup;
+  return page(
+    title,
+    html`<header>
+        <p class="kind">Compression report · ${methods[scheme.method].name} · ${schemeText(scheme)}</p>
+        <h1><bdi>${modelName}</bdi></h1>
+        <p class="lead">${headline(data)}</p>
+      </header>
+      ${tiles(data)} ${measurements(data)} ${trainingCurves(data)} ${impactSection(data)} ${heterogeneitySection(data)}
+      ${tensorTable(data)} ${settings(data)} ${method(data)}`,
+  );
 };
 
 const methods: Record<Scheme['method'], { name: string; what: string }> = {
@@ -364,48 +360,4 @@ const method = (data: ReportData): Markup => {
       ${trains && html`<li>One run with one seed; another seed gives slightly different figures.</li>`}
     </ul>
   </section>`;
-};
-
-const figure = (caption: Markup, svg: string): Markup =>
-  html`<figure>
-    <figcaption>${caption}</figcaption>
-    ${trusted(svg)}
-  </figure>`;
-
-/** Text that is already HTML. Only `html` and `trusted` make it, so a string that reaches the page was escaped. */
-interface Markup {
-  readonly markup: string;
-}
-type Content = string | number | false | null | undefined | Markup | readonly Markup[];
-
-const trusted = (markup: string): Markup => ({ markup });
-
-const html = (parts: TemplateStringsArray, ...values: Content[]): Markup =>
-  trusted(parts.map((part, index) => part + (index < values.length ? toMarkup(values[index]) : '')).join(''));
-
-const toMarkup = (value: Content): string => {
-  if (value === null || value === undefined || value === false) return '';
-  if (typeof value !== 'object') return escape(String(value));
-  return 'markup' in value ? value.markup : value.map(({ markup }) => markup).join('');
-};
-
-const entities: Record<string, string> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;', "'": '&#39;' };
-const escape = (text: string): string => text.replace(/[&<>"']/g, (character) => entities[character]);
-
-/** No-break space: a number stays with its unit. */
-const space = '\u00a0';
-const grouped = (value: number): string => String(value).replace(/\B(?=(\d{3})+$)/g, space);
-const percent = (value: number): string =>
-  `${value < 0 ? '−' : ''}${(100 * Math.abs(value)).toFixed(Math.abs(value) < 0.1 ? 1 : 0)}${space}%`;
-const signedPercent = (value: number): string => `${value < 0 ? '' : '+'}${percent(value)}`;
-const decimal = (value: number): string =>
-  Number.isFinite(value) ? value.toFixed(Math.abs(value) < 1000 ? 2 : 0) : '–';
-const bytes = (value: number): string =>
-  value < 1e9 ? `${(value / 1e6).toFixed(2)}${space}MB` : `${(value / 1e9).toFixed(2)}${space}GB`;
-const words = (name: string): string => name.replace(/[A-Z0-9]+/g, (part) => ` ${part.toLowerCase()}`);
-const fraction = (value: number): string => (Number.isInteger(1 / value) ? `1/${1 / value}` : String(value));
-
-const count = (value: number): string => {
-  if (value < 1e6) return grouped(value);
-  return value < 1e9 ? `${(value / 1e6).toFixed(2)}${space}M` : `${(value / 1e9).toFixed(2)}${space}B`;
 };

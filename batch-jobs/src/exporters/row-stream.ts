@@ -4,8 +4,7 @@
  * depend on which thread is faster.
  */
 import { assertFloat16 } from '../formats/model-folder.ts';
-import { toFloat32 } from '../formats/safetensors.ts';
-import { float16Max, floatBytes } from '../numeric/dtypes.ts';
+import { float16Max, floatBytes, toFloat32 } from '../numeric/dtypes.ts';
 import { hostPool, sharedBytes } from '../numeric/pool.ts';
 import type { SourceRows } from '../numeric/quantize-tasks.ts';
 import type { TensorToWrite } from '../formats/safetensors.ts';

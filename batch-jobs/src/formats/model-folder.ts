@@ -32,8 +32,16 @@ const maxConfigBytes = 2 ** 24;
 const maxIndexBytes = 2 ** 26;
 const maxSideFileBytes = 2 ** 26;
 
-const sideFilePattern =
-  /^(tokenizer[^/]*|generation_config\.json|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt|chat_template[^/]*|(LICEN[CS]E|NOTICE|USE_POLICY)[^/]*)$/i;
+/** What a loader, a chat server or a lawyer looks for beside the weights. */
+const sideFilePatterns: readonly RegExp[] = [
+  // tokenizer.json, tokenizer.model, tokenizer.model.v3, tokenizer_config.json; Mistral's tekken.json.
+  /^(tokenizer[^/]*|tekken\.json|vocab\.(json|txt)|merges\.txt)$/,
+  /^(special_tokens_map|added_tokens|generation_config|(pre|video_pre)?processor_config)\.json$/,
+  /^(chat_template[^/]*|additional_chat_templates\/[^/]+\.jinja)$/,
+  // Code that config.json's auto_map names.
+  /^(configuration|modeling|tokenization|processing)_[^/]*\.py$/,
+  /^(LICEN[CS]E|NOTICE|USE_POLICY)[^/]*$/i,
+];
 const foreignWeightsPattern = /(\.(bin|pt|pth|ckpt|h5|msgpack|gguf|onnx)$)/;
 
 /**
@@ -49,7 +57,9 @@ export async function openModelFolder(store: Store, prefix: string): Promise<Mod
     ? await readWeights(store, prefix, new Set([weightsFile]))
     : await readShards(store, prefix, files);
   if (!files.has(tokenizerFile)) throw missing(tokenizerFile, files);
-  const sideFiles = [...files].filter(([path, size]) => sideFilePattern.test(path) && size <= maxSideFileBytes);
+  const sideFiles = [...files].filter(
+    ([path, size]) => size <= maxSideFileBytes && sideFilePatterns.some((pattern) => pattern.test(path)),
+  );
   return { prefix, configJson, format, tensors, weightBytes, sideFiles: sideFiles.map(([path]) => path) };
 }
 

@@ -10,7 +10,7 @@
  */
 import { InputError } from '../errors.ts';
 import type { FloatDtype } from '../numeric/dtypes.ts';
-import { bfloat16ToFloat32, float16ToFloat32, floatBytes } from '../numeric/dtypes.ts';
+import { toFloat32 } from '../numeric/dtypes.ts';
 import type { Store } from '../storage/store.ts';
 import { describeJson, isJsonObject, messageOf } from './json.ts';
 
@@ -252,16 +252,6 @@ export function floatDtype({ dtype, name, key }: TensorInfo): FloatDtype {
 export async function readTensor(store: Store, info: TensorInfo): Promise<Float32Array> {
   const dtype = floatDtype(info);
   return toFloat32(await readTensorBytes(store, info), dtype);
-}
-
-/** Numbers as they are in a file in float32; those of F32 are not copied where that can be avoided. */
-export function toFloat32(bytes: Uint8Array, dtype: FloatDtype): Float32Array {
-  // A typed array needs its buffer aligned, which bytes out of a store need not be.
-  const { buffer, byteOffset } = bytes.byteOffset % floatBytes[dtype] === 0 ? bytes : bytes.slice();
-  const count = bytes.length / floatBytes[dtype];
-  if (dtype === 'F32') return new Float32Array(buffer, byteOffset, count);
-  const bits = new Uint16Array(buffer, byteOffset, count);
-  return dtype === 'F16' ? float16ToFloat32(bits) : bfloat16ToFloat32(bits);
 }
 
 export interface TensorToWrite {

@@ -1,17 +1,19 @@
 /**
  * `tokenizer.json` through @huggingface/tokenizers: text to token ids and back. Around the library it checks the file
  * before use, finds the ids of BOS and EOS, and makes long texts fast without changing a token (`MergeBoundaries`).
- * It does not apply chat templates.
+ * Chat templates are applied in chat-template.ts.
  */
 import { PreTokenizer, Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
 import { InputError } from '../errors.ts';
 import type { Store } from '../storage/store.ts';
 import { describeJson, isJsonObject, messageOf, readJsonObject } from './json.ts';
 import type { JsonObject } from './json.ts';
+import { maxTokenizerConfigBytes, readSpecialTokens } from './special-tokens.ts';
 
 export interface Tokenizer {
   /** One more than the largest id; an embedding needs at least so many rows. */
   readonly vocabSize: number;
+  /** What a text begins with; null where the model has no such token (Qwen) or says that texts go without (Phi-3). */
   readonly bosTokenId: number | null;
   readonly eosTokenId: number | null;
   /** @param options.addSpecialTokens puts in what the tokenizer's template says, usually one BOS; default true */
@@ -29,7 +31,8 @@ const maxVocabSize = 2 ** 24;
 const modelTypes: readonly unknown[] = ['BPE', 'Unigram', 'WordPiece'];
 
 /**
- * Opens the tokenizer of a model folder. `tokenizer_config.json` and `config.json` are used where they exist.
+ * Opens the tokenizer of a model folder. `tokenizer_config.json`, `special_tokens_map.json` and `config.json` are used where
+ * they exist.
  * @param prefix ends in a slash, or is empty   @throws InputError when tokenizer.json is missing, damaged or unsupported
  */
 export async function openTokenizer(store: Store, prefix: string): Promise<Tokenizer> {
@@ -37,18 +40,19 @@ export async function openTokenizer(store: Store, prefix: string): Promise<Token
   const json = await readJsonObject(store, key, maxTokenizerBytes);
   if (json === null) throw new InputError('missing_file', `The model folder has no ${tokenizerFile}.`, tokenizerFile);
   const vocabulary = readVocabulary(json, key);
-  const tokenizerConfig = (await readJsonObject(store, `${prefix}tokenizer_config.json`, maxConfigBytes)) ?? {};
+  const tokenizerConfig =
+    (await readJsonObject(store, `${prefix}tokenizer_config.json`, maxTokenizerConfigBytes)) ?? {};
   const modelConfig = (await readJsonObject(store, `${prefix}config.json`, maxConfigBytes)) ?? {};
-  const { library, template } = openLibrary(json, tokenizerConfig, key);
+  const specialTokens = await readSpecialTokens(store, prefix, tokenizerConfig);
+  const { library, templateBos } = openLibrary(json, tokenizerConfig, key);
 
   const specialId = (name: 'bos' | 'eos'): number | null => {
-    const token = tokenizerConfig[`${name}_token`];
-    if (token === null) return null;
-    const content = isJsonObject(token) ? token.content : token;
-    if (typeof content === 'string') return vocabulary.idOf.get(content) ?? null;
+    const token = specialTokens.get(`${name}_token`);
+    if (token === null || (name === 'bos' && tokenizerConfig.add_bos_token === false)) return null;
+    if (token !== undefined) return vocabulary.idOf.get(token) ?? null;
     const configured: unknown = [modelConfig[`${name}_token_id`]].flat()[0];
     if (typeof configured === 'number' && Number.isInteger(configured) && configured >= 0) return configured;
-    return name === 'bos' ? (template[0] ?? null) : null;
+    return name === 'bos' ? templateBos : null;
   };
 
   return {
@@ -75,13 +79,16 @@ function openLibrary(
   json: JsonObject,
   config: JsonObject,
   key: string,
-): { library: LibraryTokenizer; template: Int32Array } {
+): { library: LibraryTokenizer; templateBos: number | null } {
   try {
     const library = new LibraryTokenizer(json, config);
     const merges = splittableMerges(json);
     if (merges !== null) library.pre_tokenizer = new MergeBoundaries(library.pre_tokenizer, merges);
-    // An empty text shows what the template adds, and that the parts work together.
-    return { library, template: checkedIds(library.encode('').ids, key) };
+    // An empty text shows what the template adds, and that the parts work together; a letter, what it puts first.
+    checkedIds(library.encode('').ids, key);
+    const [first] = library.encode('a').ids;
+    const [plain] = library.encode('a', { add_special_tokens: false }).ids;
+    return { library, templateBos: first === plain ? null : (first ?? null) };
   } catch (cause) {
     if (cause instanceof InputError) throw cause;
     throw invalid(key, `it cannot be used (${messageOf(cause)})`, { cause });

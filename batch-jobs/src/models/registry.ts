@@ -2,16 +2,21 @@
 import { InputError } from '../errors.ts';
 import type { DecoderConfig, ModelFamily } from './decoder-config.ts';
 import { embeddingName, headName, isLinear, tensorShapes } from './decoder-config.ts';
+import { gemma } from './gemma.ts';
 import { llama } from './llama.ts';
+import { mistral } from './mistral.ts';
+import { phi3 } from './phi3.ts';
+import { qwen2 } from './qwen2.ts';
+import { qwen3 } from './qwen3.ts';
 
-const families: readonly ModelFamily[] = [llama];
+const families = [llama, mistral, qwen2, qwen3, gemma, phi3] satisfies readonly ModelFamily[];
 
-export const supportedArchitectures: readonly string[] = families.flatMap((family) => family.architectures);
+export const supportedArchitectures: readonly string[] = families.map((family) => family.architecture);
 
 /** @throws InputError `unknown_architecture` before any work, or `bad_config` naming the field */
 export function parseModelConfig(config: Record<string, unknown>): DecoderConfig {
   const named = Array.isArray(config.architectures) ? config.architectures : [];
-  const family = families.find((candidate) => named.some((name) => candidate.architectures.includes(String(name))));
+  const family = families.find((candidate) => named.includes(candidate.architecture));
   if (!family) {
     throw new InputError(
       'unknown_architecture',

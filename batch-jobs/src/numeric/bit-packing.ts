@@ -12,19 +12,6 @@ export function packedBytes(count: number, bits: number): number {
 }
 
 /**
- * @param values each below `2 ** bits`   @param bits 1 to 8
- * @throws RangeError for another width or a value that does not fit
- */
-export function packBits(values: Uint8Array | Uint16Array, bits: number): Uint8Array {
-  return packRows(values, 1, values.length, bits);
-}
-
-/** @throws RangeError for a width outside 1 to 8 or when `packed` is not of exactly `packedBytes(count, bits)` bytes */
-export function unpackBits(packed: Uint8Array, bits: number, count: number): Uint8Array {
-  return unpackRows(packed, 1, count, bits);
-}
-
-/**
  * Packs a matrix so that every row starts at a byte.
  * @param values [rows, columns] row-major   @param into where the result goes, of exactly its length
  * @returns `into`: [rows, ceil(columns * bits / 8)]

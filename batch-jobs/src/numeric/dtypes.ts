@@ -112,3 +112,13 @@ export function roundToFloat16(x: number): number {
   const rounded = magnitude + constant - constant;
   return x < 0 || Object.is(x, -0) ? -rounded : rounded;
 }
+
+/** Numbers as they are in a file in float32; those of F32 are not copied where that can be avoided. */
+export function toFloat32(bytes: Uint8Array, dtype: FloatDtype): Float32Array {
+  // A typed array needs its buffer aligned, which bytes out of a store need not be.
+  const { buffer, byteOffset } = bytes.byteOffset % floatBytes[dtype] === 0 ? bytes : bytes.slice();
+  const count = bytes.length / floatBytes[dtype];
+  if (dtype === 'F32') return new Float32Array(buffer, byteOffset, count);
+  const bits = new Uint16Array(buffer, byteOffset, count);
+  return dtype === 'F16' ? float16ToFloat32(bits) : bfloat16ToFloat32(bits);
+}

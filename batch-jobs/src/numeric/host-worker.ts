@@ -1,3 +1,4 @@
 /** What the host threads can run: each export is a task, called by its name with one argument (pool.ts). */
-export { squareSums, updateRows } from './train-tasks.ts';
+export { fakeQuantizeRows } from './fake-quantize.ts';
+export { roundMatrices, squareSums, updateWeights } from './train-tasks.ts';
 export { compareNumbers, compareRows, halveNumbers, quantizeRows, roundRows } from './quantize-tasks.ts';

@@ -1,15 +1,17 @@
 /**
- * Rounding and packing rows that lie in memory as a file has them, as tasks for the host threads (pool.ts): each goes chunk by
- * chunk through the memory of a small WebAssembly module (batch-jobs/kernels/quantize.ts). Results are bit for bit those of
- * the plain functions in quantizer.ts and dtypes.ts, and do not depend on how rows are divided.
+ * Rounding and packing rows that lie in memory as a file has them, as tasks for the host threads (pool.ts). The published grid
+ * goes chunk by chunk through the memory of a small WebAssembly module (batch-jobs/kernels/quantize.ts), with results that are
+ * bit for bit those of the plain functions in quantizer.ts and dtypes.ts; every other grid goes through those themselves.
+ * Results do not depend on how rows are divided.
  */
-import { packedBytes } from './bit-packing.ts';
+import { packRows, packedBytes, unpackRows } from './bit-packing.ts';
 import type { FloatDtype } from './dtypes.ts';
-import { floatBytes } from './dtypes.ts';
+import { float32ToFloat16, floatBytes, toFloat32 } from './dtypes.ts';
+import { isPublishedGrid } from './fake-quantize.ts';
 import { loadKernels } from './kernel-module.ts';
 import type { Arena } from './kernel-module.ts';
-import type { Cherries, Grid } from './quantizer.ts';
-import { groupCount } from './quantizer.ts';
+import type { Cherries, Grid, QuantizedMatrix } from './quantizer.ts';
+import { cherriesOfRows, dequantizeMatrix, groupCount, quantizeMatrix, storedColumns } from './quantizer.ts';
 
 /** In the order of the kernels' numbers for them. */
 const floatTypes: readonly FloatDtype[] = ['F32', 'F16', 'BF16'];
@@ -27,14 +29,18 @@ export interface RoundedRows extends SourceRows {
   readonly grid: Grid;
   /** Of these rows alone. */
   readonly cherries: Cherries;
+  /** [columns], each a float16, or null. */
+  readonly columnScales: Float32Array | null;
 }
 
 /** What docs/format.md stores of quantized rows. */
 export interface PackedRows {
-  /** [rows, packed bytes of the normal weights] */
+  /** [rows, packed bytes of the stored integers] */
   readonly packed: Uint8Array;
   /** float16[rows, groups] */
   readonly scales: Uint8Array;
+  /** [rows, packed bytes of the zero points]; empty unless levels are asymmetric */
+  readonly zeros: Uint8Array;
   /** float16[rows, perRow] */
   readonly cherryWeight: Uint8Array;
 }
@@ -60,10 +66,12 @@ export function packedSizes(
   columns: number,
   grid: Grid,
   perRow: number,
-): { packed: number; scales: number; cherryWeight: number } {
+): Record<keyof PackedRows, number> {
+  const groups = groupCount(columns, perRow, grid);
   return {
-    packed: rows * packedBytes(columns - perRow, grid.bits),
-    scales: 2 * rows * groupCount(columns, perRow, grid),
+    packed: rows * packedBytes(storedColumns(columns, perRow, grid), grid.bits),
+    scales: 2 * rows * groups,
+    zeros: grid.levels === 'asymmetric' ? rows * packedBytes(groups, grid.bits) : 0,
     cherryWeight: 2 * rows * perRow,
   };
 }
@@ -77,6 +85,15 @@ export function quantizeRows(args: RoundedRows & { readonly into: PackedRows }):
   const { columns, grid, cherries, into } = args;
   const { perRow } = cherries;
   let largest = 0;
+  if (!isPublishedGrid(grid, args.columnScales)) {
+    for (const chunk of chunksOf(args)) {
+      const { weight, ...found } = plainRowsOf(args, chunk);
+      largest = Math.max(largest, found.largest);
+      const matrix = quantizeMatrix(weight, columns, grid, found.cherries, args.columnScales);
+      putPacked(matrix, chunk, args.rows, into);
+    }
+    return largest;
+  }
   for (const chunk of chunksOf(args)) {
     const sizes = packedSizes(chunk.rows, columns, grid, perRow);
     const { kernels, arena } = openArena(chunk, sizes.packed + sizes.scales + sizes.cherryWeight);
@@ -96,6 +113,16 @@ export function quantizeRows(args: RoundedRows & { readonly into: PackedRows }):
 /** What `quantizeRows` gives, read back and rounded to float16.  @param args.into [rows, columns]  @returns as there */
 export function roundRows(args: RoundedRows & { readonly into: Uint8Array }): number {
   let largest = 0;
+  if (!isPublishedGrid(args.grid, args.columnScales)) {
+    for (const chunk of chunksOf(args)) {
+      const { weight, ...found } = plainRowsOf(args, chunk);
+      largest = Math.max(largest, found.largest);
+      const matrix = quantizeMatrix(weight, args.columns, args.grid, found.cherries, args.columnScales);
+      const halves = float32ToFloat16(dequantizeMatrix(matrix));
+      copyOut(new Uint8Array(halves.buffer), halves.byteLength, args.into, chunk.fromRow, args.rows);
+    }
+    return largest;
+  }
   for (const chunk of chunksOf(args)) {
     const bytes = 2 * chunk.rows * args.columns;
     const { kernels, arena } = openArena(chunk, bytes);
@@ -144,6 +171,17 @@ export function compareRows(args: RoundedRows & { readonly stored: PackedRows })
   const { columns, grid, cherries, stored } = args;
   let error = 0;
   let norm = 0;
+  if (!isPublishedGrid(grid, args.columnScales)) {
+    for (const chunk of chunksOf(args)) {
+      const { weight, cherries: own } = plainRowsOf(args, chunk);
+      const restored = dequantizeMatrix(takePacked(args, own, chunk, stored));
+      for (let i = 0; i < weight.length; i++) {
+        error += (restored[i] - weight[i]) ** 2;
+        norm += weight[i] ** 2;
+      }
+    }
+    return { error, norm };
+  }
   for (const chunk of chunksOf(args)) {
     const sizes = packedSizes(chunk.rows, columns, grid, cherries.perRow);
     const { kernels, arena } = openArena(chunk, sizes.packed + sizes.scales + sizes.cherryWeight);
@@ -193,6 +231,62 @@ export function compareNumbers(args: {
     norm += chunkNorm;
   }
   return { error, norm };
+}
+
+/** A chunk's weights as float32, with its cherries and its largest magnitude; Infinity where one is not finite. */
+function plainRowsOf(
+  { source, dtype, columns, cherries }: RoundedRows,
+  { fromRow, rows }: Chunk,
+): { weight: Float32Array; cherries: Cherries; largest: number } {
+  const rowBytes = floatBytes[dtype] * columns;
+  const weight = toFloat32(source.slice(fromRow * rowBytes, (fromRow + rows) * rowBytes), dtype);
+  let largest = 0;
+  for (const value of weight) {
+    const magnitude = Math.abs(value);
+    if (!(magnitude <= largest)) largest = Number.isFinite(value) ? magnitude : Infinity;
+  }
+  return { weight, cherries: cherriesOfRows(cherries, fromRow, rows), largest };
+}
+
+/** Packs a chunk's matrix to where its rows belong among all `rows`. */
+function putPacked(matrix: QuantizedMatrix, chunk: Chunk, rows: number, into: PackedRows): void {
+  const { columns, grid, cherries, qweight, scales, zeros, cherryWeight } = matrix;
+  const stored = storedColumns(columns, cherries.perRow, grid);
+  const parts: PackedRows = {
+    packed: packRows(qweight, chunk.rows, stored, grid.bits),
+    scales: bytesOf(scales),
+    zeros: zeros.length === 0 ? zeros : packRows(zeros, chunk.rows, zeros.length / chunk.rows, grid.bits),
+    cherryWeight: bytesOf(cherryWeight),
+  };
+  for (const part of ['packed', 'scales', 'zeros', 'cherryWeight'] as const) {
+    copyOut(parts[part], parts[part].length, into[part], chunk.fromRow, rows);
+  }
+}
+
+/** The matrix of a chunk of packed rows.  @param cherries of the chunk */
+function takePacked(args: RoundedRows, cherries: Cherries, chunk: Chunk, stored: PackedRows): QuantizedMatrix {
+  const { columns, grid, columnScales } = args;
+  const { rows } = chunk;
+  const take = (part: keyof PackedRows): Uint8Array => {
+    const rowBytes = stored[part].length / args.rows;
+    return stored[part].slice(rowBytes * chunk.fromRow, rowBytes * (chunk.fromRow + rows));
+  };
+  const groups = groupCount(columns, cherries.perRow, grid);
+  return {
+    rows,
+    columns,
+    grid,
+    cherries,
+    columnScales,
+    qweight: unpackRows(take('packed'), rows, storedColumns(columns, cherries.perRow, grid), grid.bits),
+    scales: new Uint16Array(take('scales').buffer),
+    zeros: grid.levels === 'asymmetric' ? unpackRows(take('zeros'), rows, groups, grid.bits) : new Uint8Array(0),
+    cherryWeight: new Uint16Array(take('cherryWeight').buffer),
+  };
+}
+
+function bytesOf(values: Uint16Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
 interface Chunk {

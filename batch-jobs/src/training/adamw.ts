@@ -1,10 +1,9 @@
 /**
  * AdamW's settings and the constants of one step. The arithmetic is the kernel `adamW` of batch-jobs/kernels/host.ts, which
- * runs on weights in main memory: latent weights and moments never need to be on the device.
+ * runs on weights in main memory: latent weights and moments (moments.ts) never need to be on the device.
  *   m = b1 m + (1-b1) g;  v = b2 v + (1-b2) g^2;  w = w (1 - lr wd) - lr (m / (1-b1^t)) / (sqrt(v / (1-b2^t)) + eps)
  * @source Loshchilov & Hutter 2019, in the form of torch.optim.AdamW
  */
-import { sharedFloat32 } from '../numeric/pool.ts';
 import type { AdamWConstants } from '../numeric/train-tasks.ts';
 
 export interface AdamWSettings {
@@ -12,16 +11,6 @@ export interface AdamWSettings {
   readonly beta2: number;
   readonly epsilon: number;
   readonly weightDecay: number;
-}
-
-/** First and second moment of a tensor's gradients, of its length, in shared memory, zero at the start. */
-export interface Moments {
-  readonly first: Float32Array;
-  readonly second: Float32Array;
-}
-
-export function createMoments(length: number): Moments {
-  return { first: sharedFloat32(length), second: sharedFloat32(length) };
 }
 
 /** @param gradientScale factor on the gradient, from clipping   @param step counted from 1 */

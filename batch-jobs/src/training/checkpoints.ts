@@ -1,119 +1,102 @@
 /**
- * Checkpoints of training under `<job>/checkpoints/`: a generation is a folder, written whole before `CURRENT` names it.
- * Two generations are kept, so that a damaged one falls back to the one before. Each is verified by hash when read.
+ * Checkpoints of training: the tensors that it has changed, the moments, whatever their type and place, and the loss curve.
+ * How generations are kept, verified and refused is in resume.ts.
  */
-import { createHash } from 'node:crypto';
-import { openSafetensors, readTensor, safetensorsBytes } from '../formats/safetensors.ts';
+import type { TensorInfo } from '../formats/safetensors.ts';
+import { readTensorInto } from '../formats/safetensors.ts';
 import type { Store } from '../storage/store.ts';
+import { momentBytes, momentsBytes, momentsSize, setMoments } from './moments.ts';
+import type { Identity, ResumePolicy } from './resume.ts';
+import { openGeneration, saveGeneration } from './resume.ts';
 import type { StepRecord, TrainState } from './train.ts';
-import { createTrainState } from './train.ts';
 
-/** `<generation>/checkpoint.json`, written after the tensors. */
-interface CheckpointRecord {
-  readonly identity: string;
+/** A checkpoint that has been verified; nothing of it is in memory yet. */
+export interface Checkpoint {
   readonly step: number;
-  readonly sha256: string;
-  readonly records: StepRecord[];
+  /**
+   * Sets a state that was created for the same job to what was saved; its arrays keep their places.
+   * @throws Error when the state has other tensors
+   */
+  restore(state: TrainState): Promise<void>;
 }
 
-const keptGenerations = 2;
-/** `<attempt>-<step>`: in the order of their names, generations stand in the order in which they were written. */
-const generationName = /^\d{6}-\d{8}$/;
+const parts = ['first', 'second'] as const;
 
 /**
  * @param prefix of the job's checkpoints, ending in a slash
- * @param identity hash over everything that the result depends on: a checkpoint of another identity is never used
  * @param attempt number of the worker's attempt, so that two workers never write the same generation
  */
 export async function saveCheckpoint(
   store: Store,
   prefix: string,
-  identity: string,
+  identity: Identity,
   attempt: number,
   state: TrainState,
 ): Promise<void> {
-  const step = state.records.length;
-  const generation = `${String(attempt).padStart(6, '0')}-${String(step).padStart(8, '0')}`;
-  const tensors = [...state.latent].flatMap(([name, latent]) => {
-    const moments = state.moments.get(name);
-    if (!moments) throw new Error(`no moments of ${name}`);
-    const parts = { latent, first: moments.first, second: moments.second };
-    return Object.entries(parts).map(([part, values]) => ({
-      name: `${part}.${name}`,
-      dtype: 'F32' as const,
-      shape: [values.length],
-      data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-    }));
+  const latent = [...state.changed].map((name) => {
+    const values = latentOf(state, name);
+    return { name: `latent.${name}`, dtype: 'F32' as const, shape: [values.length], data: bytesOf(values) };
   });
-  const hash = createHash('sha256');
-  const { chunks } = safetensorsBytes(tensors, {});
-  await store.put(`${prefix}${generation}/state.safetensors`, hashed(chunks, hash));
-  const record: CheckpointRecord = { identity, step, sha256: hash.digest('hex'), records: state.records };
-  await store.put(`${prefix}${generation}/checkpoint.json`, new TextEncoder().encode(JSON.stringify(record)));
-  await store.put(`${prefix}CURRENT`, new TextEncoder().encode(generation));
-  const generations = (await store.folders(prefix)).filter((name) => generationName.test(name));
-  for (const old of generations.slice(0, -keptGenerations)) await store.deletePrefix(`${prefix}${old}/`);
-}
-
-async function* hashed(
-  chunks: AsyncIterable<Uint8Array>,
-  hash: ReturnType<typeof createHash>,
-): AsyncIterable<Uint8Array> {
-  for await (const chunk of chunks) {
-    hash.update(chunk);
-    yield chunk;
-  }
+  const moments = [...state.moments].flatMap(([name, own]) => {
+    const { dtype: momentsDtype, bytes } = momentsSize(own);
+    const dtype = momentsDtype === 'float32' ? ('F32' as const) : ('BF16' as const);
+    const shape = [bytes / momentBytes[momentsDtype]];
+    return parts.map((part) => ({ name: `${part}.${name}`, dtype, shape, data: () => momentsBytes(own, part) }));
+  });
+  const position = state.records.length;
+  const tensors = [...latent, ...moments];
+  await saveGeneration(store, prefix, { identity, attempt, position, tensors, record: state.records });
 }
 
 /**
- * The newest checkpoint that is whole and of this identity, or null.
- * @param onDamage told about each generation that could not be used
+ * The newest checkpoint that is whole, or null where there is none to go on from.
+ * @param warn told about each generation that is damaged   @throws InputError as `openGeneration`
  */
-export async function loadCheckpoint(
+export async function openCheckpoint(
   store: Store,
   prefix: string,
-  identity: string,
-  onDamage: (message: string) => void,
-): Promise<TrainState | null> {
-  const current = await store.get(`${prefix}CURRENT`);
-  if (current === null) return null;
-  const named = new TextDecoder().decode(current);
-  const others = (await store.folders(prefix)).filter((name) => generationName.test(name) && name !== named).reverse();
-  for (const generation of [named, ...others]) {
-    try {
-      return await loadGeneration(store, `${prefix}${generation}/`, identity);
-    } catch (error) {
-      onDamage(`Checkpoint ${generation} cannot be used: ${error instanceof Error ? error.message : String(error)}`);
+  identity: Identity,
+  policy: ResumePolicy,
+  warn: (message: string) => void,
+): Promise<Checkpoint | null> {
+  const generation = await openGeneration(store, prefix, identity, policy, warn);
+  if (generation === null) return null;
+  const { tensors } = generation;
+  const records = generation.record as StepRecord[];
+  const take = (name: string, bytes: number): TensorInfo => {
+    const info = tensors.get(name);
+    if (info?.end === undefined || info.end - info.start !== bytes) {
+      throw new Error(`checkpoint ${generation.name} has no ${name} of ${bytes} bytes`);
     }
-  }
-  return null;
+    return info;
+  };
+  return {
+    step: records.length,
+    async restore(state) {
+      for (const key of tensors.keys()) {
+        if (!key.startsWith('latent.')) continue;
+        const name = key.slice('latent.'.length);
+        const values = latentOf(state, name);
+        await readTensorInto(store, take(key, values.byteLength), 0, bytesOf(values));
+        state.changed.add(name);
+      }
+      for (const [name, own] of state.moments) {
+        for (const part of parts) {
+          const info = take(`${part}.${name}`, momentsSize(own).bytes);
+          await setMoments(own, part, (start, into) => readTensorInto(store, info, start, into));
+        }
+      }
+      state.records.splice(0, state.records.length, ...records);
+    },
+  };
 }
 
-async function loadGeneration(store: Store, folder: string, identity: string): Promise<TrainState> {
-  const json = await store.get(`${folder}checkpoint.json`);
-  if (json === null) throw new Error('it has no checkpoint.json');
-  const record = JSON.parse(new TextDecoder().decode(json)) as CheckpointRecord;
-  if (record.identity !== identity)
-    throw new Error('it is of another job: the model, the data, the scheme or the engine differ');
-  const key = `${folder}state.safetensors`;
-  const bytes = await store.stream(key);
-  if (bytes === null) throw new Error('its tensors are missing');
-  const hash = createHash('sha256');
-  for await (const chunk of bytes) hash.update(chunk);
-  if (hash.digest('hex') !== record.sha256) throw new Error('its tensors do not have the hash that was recorded');
+function latentOf(state: TrainState, name: string): Float32Array {
+  const values = state.latent.get(name);
+  if (!values) throw new Error(`the model has no tensor ${name}`);
+  return values;
+}
 
-  const file = await openSafetensors(store, key);
-  const latent = new Map<string, Float32Array>();
-  for (const info of file.tensors.values()) {
-    if (info.name.startsWith('latent.')) latent.set(info.name.slice('latent.'.length), await readTensor(store, info));
-  }
-  const state = createTrainState(latent);
-  for (const info of file.tensors.values()) {
-    const [part] = info.name.split('.', 1);
-    const moments = state.moments.get(info.name.slice(part.length + 1));
-    if (moments && part === 'first') moments.first.set(await readTensor(store, info));
-    if (moments && part === 'second') moments.second.set(await readTensor(store, info));
-  }
-  state.records.push(...record.records);
-  return state;
+function bytesOf(values: Float32Array): Uint8Array {
+  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }

@@ -1,102 +1,58 @@
 /**
- * The weights in main memory as training sees them: latent weights, moments, gradients of the step, and what each linear
- * layer becomes once quantized. The threads of the host (numeric/pool.ts) share the work on them.
+ * The weights in main memory as training sees them: latent weights, what the blocks' matrices become once quantized, and, of
+ * the tensors that are trained, moments and the gradients of the step. The threads of the host (numeric/pool.ts) share the work.
  */
 import type { DecoderConfig } from '../models/decoder-config.ts';
-import { isLinear, tensorShapes } from '../models/decoder-config.ts';
 import type { WeightSource } from '../models/decoder.ts';
-import { hostPool, sharedFloat32 } from '../numeric/pool.ts';
-import type { Cherries, Grid } from '../numeric/quantizer.ts';
-import { noCherries } from '../numeric/quantizer.ts';
-import type { AdamWConstants, RowRange, TrainedTensor } from '../numeric/train-tasks.ts';
-import type { Moments } from './adamw.ts';
+import { hostPool } from '../numeric/pool.ts';
+import type { AdamWConstants, Moments, TrainedTensor } from '../numeric/train-tasks.ts';
+import type { Quantizer } from './quantized-blocks.ts';
+import { QuantizedBlocks } from './quantized-blocks.ts';
+import { divide, rangesOf } from './ranges.ts';
 
-export interface Quantizer {
-  readonly grid: Grid;
-  readonly cherries: ReadonlyMap<string, Cherries>;
+/** Bytes of quantized matrices that are kept for a step; what is beyond is quantized whenever it is read. */
+export const keptQuantizedBytes = 512 * 1024 * 1024;
+
+/** What training a tensor takes besides the tensor; in shared memory. */
+export interface TrainingArrays {
+  readonly gradient: Float32Array;
+  readonly moments: Moments;
 }
 
 export class HostWeights implements WeightSource {
-  private readonly tensors: ReadonlyMap<string, TrainedTensor>;
+  private trained: ReadonlyMap<string, TrainedTensor> = new Map();
+  private readonly quantized: QuantizedBlocks | null;
   /** Gradients that this step has brought so far: the first sets the sum, the others are added. */
   private readonly brought = new Set<string>();
-  private isQuantized = false;
 
-  /** @param latent, moments in shared memory; changed in place by `update` */
+  /** @param latent in shared memory; those that are trained are changed in place by `update` */
   constructor(
     config: DecoderConfig,
-    latent: ReadonlyMap<string, Float32Array>,
-    moments: ReadonlyMap<string, Moments>,
-    private readonly quantizer: Quantizer | null,
+    private readonly latent: ReadonlyMap<string, Float32Array>,
+    quantizer: Quantizer | null,
+    keptBytes = keptQuantizedBytes,
   ) {
-    const shapes = tensorShapes(config);
-    this.tensors = new Map(
-      [...latent].map(([name, weight]) => {
-        const shape = shapes.get(name) as number[];
-        const { first, second } = moments.get(name) as Moments;
-        const rounded = quantizer !== null && isLinear(name);
-        return [
-          name,
-          {
-            weight,
-            first,
-            second,
-            gradient: sharedFloat32(weight.length),
-            columns: shape[shape.length - 1],
-            quantized: rounded
-              ? { into: sharedFloat32(weight.length), cherries: quantizer.cherries.get(name) ?? noCherries }
-              : null,
-          },
-        ];
-      }),
-    );
+    this.quantized = quantizer && new QuantizedBlocks(config, latent, quantizer, keptBytes);
   }
 
-  /** A tensor as the forward pass sees it.  @throws Error before `quantize` has run */
-  read(name: string): Float32Array {
-    if (this.quantizer && !this.isQuantized) throw new Error('the weights have not been quantized yet');
-    const tensor = this.tensors.get(name) as TrainedTensor;
-    return tensor.quantized?.into ?? tensor.weight;
+  /** Sets which tensors are trained, by name, and begins a step; gradients of others are passed over. */
+  train(tensors: ReadonlyMap<string, TrainingArrays>): void {
+    this.trained = new Map([...tensors].map(([name, own]) => [name, { ...own, weight: this.weight(name) }]));
+    this.brought.clear();
   }
 
-  /** Sets what the linear layers become once quantized; after the first time, `update` does it. */
-  async quantize(): Promise<void> {
-    if (this.isQuantized || !this.quantizer) return;
-    await this.run(null);
-    this.isQuantized = true;
+  /** A tensor as the forward pass sees it; a quantized one stays as it is until a matrix of another block is read. */
+  async read(name: string): Promise<Float32Array> {
+    return (await this.quantized?.read(name)) ?? this.weight(name);
   }
 
   addGradient(name: string, gradient: Float32Array): void {
-    const sum = (this.tensors.get(name) as TrainedTensor).gradient;
+    const sum = this.trained.get(name)?.gradient;
+    if (!sum) return;
     if (!this.brought.has(name)) {
       sum.set(gradient);
       this.brought.add(name);
     } else for (let i = 0; i < sum.length; i++) sum[i] += gradient[i];
-  }
-
-  /** Norm of all gradients of the step together. */
-  async gradientNorm(): Promise<number> {
-    const arrays = [...this.tensors.values()].map(({ gradient }) => gradient);
-    const { threads } = hostPool();
-    const shares = divide(
-      arrays.map((array) => ({ item: array, size: array.length })),
-      threads,
-    );
-    const sums = new Map<Float32Array, number>();
-    await Promise.all(
-      shares.map(async (share) => {
-        const part = await hostPool().run('squareSums', share);
-        share.forEach((array, index) => sums.set(array, part[index]));
-      }),
-    );
-    // Added in the order of the tensors, so that the result does not depend on the threads.
-    return Math.sqrt(arrays.reduce((sum, array) => sum + (sums.get(array) as number), 0));
-  }
-
-  /** Takes an AdamW step with the gradients brought, quantizes anew, and begins the next step. */
-  async update(constants: AdamWConstants): Promise<void> {
-    await this.run(constants);
-    this.brought.clear();
   }
 
   /** Forgets the gradients brought so far. */
@@ -104,50 +60,47 @@ export class HostWeights implements WeightSource {
     this.brought.clear();
   }
 
-  /** Name of the first tensor whose gradient has a value that is not finite. */
-  firstNotFinite(): string | undefined {
-    for (const [name, { gradient }] of this.tensors) {
-      if (gradient.some((value) => !Number.isFinite(value))) return name;
-    }
-    return undefined;
-  }
-
-  private async run(adamW: AdamWConstants | null): Promise<void> {
-    const grid = this.quantizer?.grid ?? null;
+  /** Norm of all gradients of the step together.  @throws Error when a trained tensor has none */
+  async gradientNorm(): Promise<number> {
+    for (const name of this.trained.keys()) if (!this.brought.has(name)) throw new Error(`no gradient of ${name}`);
+    const arrays = [...this.trained.values()].map(({ gradient }) => gradient);
     const pool = hostPool();
-    const shares = rowShares([...this.tensors.values()], pool.threads);
-    await Promise.all(shares.map((ranges) => pool.run('updateRows', { ranges, adamW, grid })));
+    const shares = divide(
+      arrays.map((array) => ({ item: array, size: array.length })),
+      pool.threads,
+    );
+    const sums = new Map<Float32Array, number>();
+    await Promise.all(
+      shares.map(async (share) => {
+        const part = await pool.run('squareSums', share);
+        share.forEach((array, index) => sums.set(array, part[index]));
+      }),
+    );
+    // Added in the order of the tensors, so that the result does not depend on the threads.
+    return Math.sqrt(arrays.reduce((sum, array) => sum + (sums.get(array) as number), 0));
   }
-}
 
-/** Cuts the rows of all tensors, one after another, into `count` shares of about equal size. */
-function rowShares(tensors: readonly TrainedTensor[], count: number): RowRange<TrainedTensor>[][] {
-  const total = tensors.reduce((sum, { weight }) => sum + weight.length, 0);
-  const shares: RowRange<TrainedTensor>[][] = Array.from({ length: count }, () => []);
-  let before = 0;
-  for (const tensor of tensors) {
-    const { columns, weight } = tensor;
-    const rows = weight.length / columns;
-    let fromRow = 0;
-    while (fromRow < rows) {
-      const share = Math.min(count - 1, Math.floor(((before + fromRow * columns) * count) / total));
-      const shareEnd = share === count - 1 ? Infinity : (total * (share + 1)) / count;
-      const untilRow = Math.min(rows, Math.max(fromRow + 1, Math.ceil((shareEnd - before) / columns)));
-      shares[share].push({ tensor, fromRow, untilRow });
-      fromRow = untilRow;
-    }
-    before += weight.length;
+  /** Takes an AdamW step with the gradients brought, and begins the next step. */
+  async update(adamW: AdamWConstants): Promise<void> {
+    const pool = hostPool();
+    const units = [...this.trained.values()].map((tensor) => ({ tensor, units: tensor.weight.length, size: 1 }));
+    await Promise.all(rangesOf(units, pool.threads).map((ranges) => pool.run('updateWeights', { ranges, adamW })));
+    this.quantized?.forget();
+    this.brought.clear();
   }
-  return shares.filter((share) => share.length > 0);
-}
 
-/** Puts each item, largest first, into the share that has least. */
-function divide<Item>(items: readonly { item: Item; size: number }[], count: number): Item[][] {
-  const shares = Array.from({ length: count }, () => ({ items: [] as Item[], size: 0 }));
-  for (const { item, size } of [...items].sort((a, b) => b.size - a.size)) {
-    const least = shares.reduce((best, share) => (share.size < best.size ? share : best));
-    least.items.push(item);
-    least.size += size;
+  /** The first tensor, in the order of the backward pass, whose gradient has a value that is not finite. */
+  firstNotFinite(): { block: number | null; tensor: string; what: 'gradient' } | undefined {
+    const isNotFinite = (value: number): boolean => !Number.isFinite(value);
+    const tensor = [...this.brought].find((name) => this.trained.get(name)?.gradient.some(isNotFinite));
+    if (tensor === undefined) return undefined;
+    const [, block] = /^model\.layers\.(\d+)\./.exec(tensor) ?? [];
+    return { block: block === undefined ? null : Number(block), tensor, what: 'gradient' };
   }
-  return shares.filter((share) => share.items.length > 0).map((share) => share.items);
+
+  private weight(name: string): Float32Array {
+    const weight = this.latent.get(name);
+    if (!weight) throw new Error(`the model has no tensor ${name}`);
+    return weight;
+  }
 }

@@ -1,7 +1,8 @@
 /**
  * Learning rate of a step: linear warm-up, then a cosine from the peak to a floor.
  *   after warm-up: rate = peak * (1 - (1 - r) (1 - floor)),  r = (1 + cos(pi * progress)) / 2
- * @source min_warmup_ratio of the published CherryQ trainer; differs: the first step has a rate above 0
+ * @source min_warmup_ratio of the published CherryQ trainer, over the cosine schedule of transformers; differs: in the warm-up a
+ *   step has the rate (step + 1) / (warmup + 1) of the peak, not step / warmup, so that the first is not lost
  */
 export interface ScheduleSettings {
   readonly peak: number;

@@ -3,52 +3,90 @@
  * layers are what they would be once quantized, in the backward pass the quantizer counts as the identity, and AdamW
  * updates every parameter. Without a quantizer the same loop trains a model in float32.
  */
-import type { DecoderConfig } from '../models/decoder-config.ts';
+import { DivergedError } from '../errors.ts';
+import type { DecoderConfig, ParameterKind } from '../models/decoder-config.ts';
+import { parameterKindOf } from '../models/decoder-config.ts';
 import { Decoder } from '../models/decoder.ts';
-import type { WeightSource } from '../models/decoder.ts';
-import { isShared, sharedCopy } from '../numeric/pool.ts';
-import type { AdamWSettings, Moments } from './adamw.ts';
-import { adamWConstants, clippingScale, createMoments } from './adamw.ts';
-import type { Quantizer } from './host-weights.ts';
+import type { NotFinite, WeightSource } from '../models/decoder.ts';
+import { isShared, sharedCopy, sharedFloat32 } from '../numeric/pool.ts';
+import type { Moments } from '../numeric/train-tasks.ts';
+import type { AdamWSettings } from './adamw.ts';
+import { adamWConstants, clippingScale } from './adamw.ts';
 import { HostWeights } from './host-weights.ts';
+import type { MomentsSettings } from './moments.ts';
+import { createMoments, float32InMemory } from './moments.ts';
+import type { Quantizer } from './quantized-blocks.ts';
 import type { ScheduleSettings } from './schedule.ts';
 import { learningRateAt } from './schedule.ts';
 import { partsOf, tokensAtOnce, walkLength } from './walk.ts';
 
-export interface TrainOptions {
+/** What training end to end and block by block have in common. */
+export interface CommonTrainOptions {
   readonly config: DecoderConfig;
   /** Null trains without rounding. */
   readonly quantizer: Quantizer | null;
-  /** The original, when its distribution is learned (distillation); null learns the text's next tokens. */
-  readonly teacher: WeightSource | null;
   readonly schedule: ScheduleSettings;
   readonly adamW: AdamWSettings;
   readonly maxGradNorm: number;
+  /** Windows of a step. */
   readonly batchSize: number;
+}
+
+export interface TrainOptions extends CommonTrainOptions {
+  /** The original, when its distribution is learned (distillation); null learns the text's next tokens. */
+  readonly teacher: WeightSource | null;
   /** Windows of the batch at a position of the data: the `index`-th window since the start. */
   readonly windowAt: (index: number) => Int32Array;
 }
 
-/** One entry of the loss curve: mean over the batch's tokens, in nats. */
+/** One entry of the loss curve. */
 export interface StepRecord {
   readonly step: number;
+  /** Of training block by block: which one. */
+  readonly block?: number;
+  /** End to end: mean over the batch's tokens, in nats. Block by block: see block-wise.ts. */
   readonly loss: number;
   readonly learningRate: number;
   readonly gradientNorm: number;
 }
 
-/** Everything a checkpoint must hold to go on exactly. Arrays lie in shared memory and are updated in place. */
+/** Everything that training changes. Arrays lie in shared memory and are updated in place. */
 export interface TrainState {
   readonly latent: ReadonlyMap<string, Float32Array>;
+  /** End to end by name of the tensor, for those that are trained; block by block by name within the block. */
   readonly moments: ReadonlyMap<string, Moments>;
+  /** Names of the tensors that may differ from the original: what a checkpoint must hold. */
+  readonly changed: Set<string>;
   readonly records: StepRecord[];
+  /** Gives back what the moments take outside of memory; they are gone then. */
+  close(): Promise<void>;
 }
 
-/** @param weights arrays in shared memory are trained in place, others are copied */
-export function createTrainState(weights: ReadonlyMap<string, Float32Array>): TrainState {
-  const latent = new Map([...weights].map(([name, weight]) => [name, isShared(weight) ? weight : sharedCopy(weight)]));
-  const moments = new Map([...latent].map(([name, weight]) => [name, createMoments(weight.length)]));
-  return { latent, moments, records: [] };
+export interface TrainStateOptions {
+  /** Kinds of parameters to train; all if absent, as published. */
+  readonly trainedParameters?: readonly ParameterKind[];
+  readonly moments?: MomentsSettings;
+}
+
+/**
+ * A state before the first step. Tensors that are not trained take nothing beyond themselves.
+ * @param weights arrays in shared memory are trained in place, others are copied
+ * @throws StorageFullError when the moments' folder has no room for them
+ */
+export async function createTrainState(
+  weights: ReadonlyMap<string, Float32Array>,
+  { trainedParameters, moments = float32InMemory }: TrainStateOptions = {},
+): Promise<TrainState> {
+  const isTrained = (name: string): boolean => trainedParameters?.includes(parameterKindOf(name)) ?? true;
+  const trained = [...weights].filter(([name]) => isTrained(name));
+  const store = await createMoments(new Map(trained.map(([name, { length }]) => [name, length])), moments);
+  const changed = new Set(trained.map(([name]) => name));
+  return { latent: inSharedMemory(weights), moments: store.moments, changed, records: [], close: store.close };
+}
+
+/** The same arrays where they can be shared, else copies. */
+export function inSharedMemory(weights: ReadonlyMap<string, Float32Array>): Map<string, Float32Array> {
+  return new Map([...weights].map(([name, weight]) => [name, isShared(weight) ? weight : sharedCopy(weight)]));
 }
 
 export class Trainer {
@@ -60,7 +98,12 @@ export class Trainer {
     private readonly options: TrainOptions,
     readonly state: TrainState,
   ) {
-    this.weights = new HostWeights(options.config, state.latent, state.moments, options.quantizer);
+    this.weights = new HostWeights(options.config, state.latent, options.quantizer);
+    const arrays = [...state.moments].map(([name, moments]) => {
+      const { length } = state.latent.get(name) as Float32Array;
+      return [name, { moments, gradient: sharedFloat32(length) }] as const;
+    });
+    this.weights.train(new Map(arrays));
     this.decoder = new Decoder(options.config, this.weights);
     this.teacher = options.teacher && new Decoder(options.config, options.teacher);
   }
@@ -71,18 +114,17 @@ export class Trainer {
   }
 
   /**
-   * One optimizer step.  @throws Error naming the step when the loss or the gradient is not finite; the state is then as
-   * it was before the step
+   * One optimizer step.  @throws DivergedError when the loss or the gradient is not finite; the state is then as it was
+   * before the step
    */
   async advance(): Promise<StepRecord> {
-    const { options, state, step } = this;
-    const { batchSize, schedule } = options;
+    const { options, step } = this;
+    const { batchSize } = options;
     const windows = Array.from({ length: batchSize }, (_, i) => options.windowAt(step * batchSize + i));
     const length = windows[0].length;
     const predicted = batchSize * (length - 1);
     const parts = partsOf(windows, Math.max(1, Math.floor(tokensAtOnce / length)));
 
-    await this.weights.quantize();
     this.weights.discardGradients();
     let loss = 0;
     for (const walk of partsOf(parts, walkLength(options.config, parts[0].length * length))) {
@@ -95,21 +137,46 @@ export class Trainer {
     }
     loss /= predicted;
     const norm = await this.weights.gradientNorm();
-    if (!Number.isFinite(loss) || !Number.isFinite(norm)) throw this.divergence(loss, norm);
+    if (!Number.isFinite(loss) || !Number.isFinite(norm)) throw await this.divergence(loss, norm, parts);
 
-    const learningRate = learningRateAt(step, schedule);
-    const scale = clippingScale(norm, options.maxGradNorm);
-    await this.weights.update(adamWConstants(options.adamW, learningRate, scale, step + 1));
-    const record = { step: step + 1, loss, learningRate, gradientNorm: norm };
-    state.records.push(record);
+    const record = { step: step + 1, loss, ...(await takeStep(this.weights, options, norm, step)) };
+    this.state.records.push(record);
     return record;
   }
 
-  private divergence(loss: number, norm: number): Error {
-    const culprit = this.weights.firstNotFinite();
-    return new Error(
-      `Training diverged at step ${this.step + 1}: loss ${loss}, gradient norm ${norm}` +
-        `${culprit ? `, first in ${culprit}` : ''}. A lower learningRate than ${this.options.schedule.peak} usually mends this.`,
-    );
+  private async divergence(loss: number, norm: number, parts: readonly Int32Array[][]): Promise<DivergedError> {
+    const found = (await this.decoder.firstNotFinite(parts)) ?? this.weights.firstNotFinite() ?? null;
+    return divergedError(found, this.step + 1, loss, norm, this.options.schedule.peak);
   }
+}
+
+/** Where a value was first met that is not finite; the `squared error` is that of what the tensor gives. */
+export type Divergence = Omit<NotFinite, 'what'> & { what: NotFinite['what'] | 'gradient' | 'squared error' };
+
+/** @param found null where no such value was found   @param step counted from 1 */
+export function divergedError(
+  found: Divergence | null,
+  step: number,
+  loss: number,
+  norm: number,
+  peak: number,
+): DivergedError {
+  const block = found === null || found.block === null ? '' : ` in block ${found.block}`;
+  const place = found === null ? '' : `${block}: the ${found.what} of ${found.tensor} is not finite`;
+  const message =
+    `Training diverged at step ${step}${place} (loss ${loss}, gradient norm ${norm}). The checkpoint before is kept. ` +
+    `A lower training.learningRate than ${peak} usually mends this.`;
+  return new DivergedError(message, step, found?.block ?? null, found?.tensor ?? null);
+}
+
+/** Updates the weights with the gradients brought.  @param step of the schedule, counted from 0 */
+export async function takeStep(
+  weights: HostWeights,
+  { schedule, adamW, maxGradNorm }: CommonTrainOptions,
+  gradientNorm: number,
+  step: number,
+): Promise<Pick<StepRecord, 'learningRate' | 'gradientNorm'>> {
+  const learningRate = learningRateAt(step, schedule);
+  await weights.update(adamWConstants(adamW, learningRate, clippingScale(gradientNorm, maxGradNorm), step + 1));
+  return { learningRate, gradientNorm };
 }

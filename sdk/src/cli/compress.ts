@@ -1,15 +1,12 @@
 /** `cherryq compress`: upload, job, result, in one go. */
-import { evaluationSchema, schemeSchema, trainingSchema } from 'cherryq/contract';
-import { z } from 'zod';
+import { schemeSchema, trainingSchema } from 'cherryq/contract';
 import { compress } from '../node.ts';
 import { command } from './command.ts';
-import { flagsOf, givenFlags, schemeFlags, trainingFlags } from './flags.ts';
+import { evaluationFlags, givenFlags, parseEvaluation, schemeFlags, trainingFlags } from './flags.ts';
 import { interruptible, printFolder, printResult } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
 import { serverFlags, withServer } from './server.ts';
-
-const evaluationOptions = z.object({ evaluationTokens: evaluationSchema.shape.maxTokens });
 
 export const compressCommand = (io: Io) =>
   command({
@@ -29,14 +26,15 @@ export const compressCommand = (io: Io) =>
       calibration: {
         type: 'string',
         valueHint: 'FILE',
-        description: 'Text to train on, or id of a dataset; only rtn needs none',
+        description:
+          'Text or chats to train on (.txt, .jsonl, .json, .parquet), or id of a dataset; only rtn needs none',
       },
       evaluation: {
         type: 'string',
         valueHint: 'FILE',
         description: 'Text to measure perplexity on, or id of a dataset',
       },
-      ...flagsOf(evaluationOptions, { evaluationTokens: 'Tokens to measure on; all when absent' }),
+      ...evaluationFlags,
       ...schemeFlags,
       ...trainingFlags,
       ...serverFlags,
@@ -46,7 +44,7 @@ export const compressCommand = (io: Io) =>
       const signal = io.interrupted;
       const { model, out, calibration, evaluation, json } = args;
       const request = {
-        ...givenFlags(evaluationOptions, args),
+        ...parseEvaluation(args),
         scheme: givenFlags(schemeSchema, args),
         training: givenFlags(trainingSchema, args),
       };

@@ -38,7 +38,7 @@ export function failureOf(error: unknown): Failure {
 }
 
 function exitCodeOf(error: CherryQError): number {
-  if (error instanceof JobFailedError) return error.fault === 'user' ? exitCodes.input : exitCodes.bug;
+  if (error instanceof JobFailedError) return error.fault === 'service' ? exitCodes.bug : exitCodes.input;
   if (error instanceof ConnectionError || error instanceof TimeoutError || error instanceof IntegrityError)
     return exitCodes.transient;
   const { status, code, retryable } = error;

@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import type { StringArgDef } from 'citty';
-import { schemeSchema, trainingSchema, type Scheme, type Training } from 'cherryq/contract';
+import { evaluationSchema, schemeSchema, trainingSchema, type Scheme, type Training } from 'cherryq/contract';
 import { UsageError } from './command.ts';
 
 /** What zod says of a field in JSON Schema, as far as our fields use it. */
@@ -13,6 +13,7 @@ interface FieldSchema {
   const?: unknown;
   enum?: unknown[];
   anyOf?: FieldSchema[];
+  items?: FieldSchema;
   default?: unknown;
   minimum?: number;
   maximum?: number;
@@ -47,7 +48,9 @@ export function parseFlags<Schema extends z.ZodObject>(
   const fields = fieldsOf(schema);
   const given = Object.keys(fields).flatMap((name) => {
     const text = args[kebabCase(name)];
-    return typeof text === 'string' ? [[name, valueOf(text)] as const] : [];
+    if (typeof text !== 'string') return [];
+    const isList = fields[name].type === 'array';
+    return [[name, isList ? text.split(',').map((item) => valueOf(item.trim())) : valueOf(text)] as const];
   });
   const parsed = schema.safeParse(Object.fromEntries(given));
   if (parsed.success) return parsed.data;
@@ -68,11 +71,46 @@ export function givenFlags<Schema extends z.ZodObject>(
   return Object.fromEntries(given) as Partial<z.output<Schema>>;
 }
 
+/** Of the evaluation, what is a number on its own; `parseEvaluation` joins them with the rest. */
+const evaluationOptions = z.object({
+  evaluationTokens: evaluationSchema.shape.maxTokens,
+  maxPerplexityRatio: evaluationSchema.shape.limits.unwrap().shape.perplexityRatio,
+  maxDivergence: evaluationSchema.shape.limits.unwrap().shape.divergence,
+});
+
+export const evaluationFlags = {
+  ...flagsOf(evaluationOptions, {
+    evaluationTokens: 'Tokens to measure on; all when absent',
+    maxPerplexityRatio: "Fail if the result's perplexity over the original's is above this",
+    maxDivergence: 'Fail if the divergence from the original, in nats a token, is above this',
+  }),
+  divergence: { type: 'boolean', description: "Also measure the divergence from the original's distribution" },
+  tasks: { type: 'string', valueHint: 'FILE,...', description: 'Multiple-choice tasks to score, by commas' },
+} as const;
+
+/** What the evaluation's flags ask for, as `compress` takes it.  @throws UsageError */
+export function parseEvaluation(args: Readonly<Record<string, unknown>>) {
+  const { evaluationTokens, maxPerplexityRatio, maxDivergence } = givenFlags(evaluationOptions, args);
+  const limits = { perplexityRatio: maxPerplexityRatio, divergence: maxDivergence };
+  const given = Object.fromEntries(Object.entries(limits).filter(([, limit]) => limit !== undefined));
+  return {
+    evaluationTokens,
+    limits: Object.keys(given).length === 0 ? undefined : given,
+    divergence: args.divergence === true ? true : undefined,
+    tasks: typeof args.tasks === 'string' ? args.tasks.split(',').map((task) => task.trim()) : undefined,
+  };
+}
+
 export const schemeFlags = flagsOf(schemeSchema, {
   method: 'How to compress',
   bits: 'Bits per weight',
   groupSize: 'Weights of a row that share one scale',
   cherryFraction: 'Share of each row kept in 16 bits, for cherryq',
+  criterion: 'What makes a weight a cherry',
+  cherryMode: 'Whether cherries are chosen in each row or as whole columns',
+  quantizer: 'Levels of a group',
+  groups: 'Whether groups are cut after the cherries are taken out (compacted) or keep their columns (aligned)',
+  columnScales: 'Whether columns are scaled before they are rounded',
 } satisfies Record<keyof Scheme, string>);
 
 export const trainingFlags = flagsOf(trainingSchema, {
@@ -88,6 +126,12 @@ export const trainingFlags = flagsOf(trainingSchema, {
   weightDecay: "AdamW's weight decay",
   maxGradNorm: 'Longest gradient; a longer one is scaled down',
   loss: 'What is learned: the text (crossEntropy) or the original (distillation)',
+  mode: 'All blocks together, or one after another',
+  trainedParameters: 'What training changes',
+  moments: "Type of AdamW's moments",
+  momentsIn: "Where AdamW's moments are",
+  windows: 'How texts become windows: one after another, or the beginning of each long one',
+  resume: 'What a restart does with a checkpoint that does not fit',
   impactSamples: 'Windows that the impact of weights is measured on',
   seed: 'Seed of all chance',
 } satisfies Record<keyof Training, string>);
@@ -107,6 +151,7 @@ const valueOf = (text: string): string | number =>
 /** `2|3|4|8`, `N|row`, `N` */
 function hintOf(field: FieldSchema): string {
   if (field.anyOf) return field.anyOf.map(hintOf).join('|');
+  if (field.items) return `${hintOf(field.items)},...`;
   if (field.const !== undefined) return String(field.const);
   return field.enum ? field.enum.join('|') : 'N';
 }
@@ -114,6 +159,7 @@ function hintOf(field: FieldSchema): string {
 /** `2, 3, 4 or 8`; `a whole number of at least 1 or row`; `a number above 0 and at most 0.25` */
 function allowedOf(field: FieldSchema): string {
   if (field.anyOf) return listed(field.anyOf.map(allowedOf));
+  if (field.items) return `a list, by commas, of ${allowedOf(field.items)}`;
   if (field.const !== undefined) return String(field.const);
   if (field.enum) return listed(field.enum.map(String));
   const { minimum, exclusiveMinimum: above, exclusiveMaximum: below } = field;

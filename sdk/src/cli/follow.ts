@@ -1,9 +1,9 @@
 /** What `compress` and `jobs wait` share: how Ctrl-C ends the following of a job, and what is said when it has ended. */
 import { join } from 'node:path';
-import type { JobResult, Scheme } from 'cherryq/contract';
-import { CherryQError } from '../index.ts';
+import type { AnalysisResult, Job, JobResult, Scheme } from 'cherryq/contract';
+import { CherryQError, JobFailedError } from '../index.ts';
 import type { Compression } from '../node.ts';
-import { formatCount, formatSeconds, recoveredShare, renderResult } from './format.ts';
+import { formatCount, formatSeconds, recoveredShare, renderAnalysis, renderResult } from './format.ts';
 import { Interrupted, note, print, type Io } from './io.ts';
 import type { ProgressView } from './progress.ts';
 import { shellQuote, type Connection } from './server.ts';
@@ -27,6 +27,8 @@ export async function interruptible<Result>(
       throw new Interrupted(goOn);
     }
     if (goOn !== null && error instanceof CherryQError && error.retryable) note(io, `The job goes on with: ${goOn}`);
+    if (id !== null && error instanceof JobFailedError && error.fault === 'quality')
+      note(io, `What it made: cherryq jobs download ${id}${connection.flags}${out || ' --out DIR'}`);
     throw error;
   } finally {
     progress.end();
@@ -42,7 +44,19 @@ export function printResult(io: Io, result: JobResult, scheme: Scheme): void {
   print(io, `Took ${formatSeconds(result.seconds)} on ${result.engine}${trained}.`);
 }
 
-export function printFolder(io: Io, { folder, manifest }: Compression): void {
+/** What an ended job found, whatever its kind; nothing where it found nothing. */
+export function printOutcome(io: Io, job: Job): void {
+  if (job.result) printResult(io, job.result, job.scheme);
+  if (job.analysisResult) printAnalysis(io, job.analysisResult);
+}
+
+export function printAnalysis(io: Io, result: AnalysisResult): void {
+  print(io, renderAnalysis(result));
+  print(io, '');
+  print(io, `Took ${formatSeconds(result.seconds)} on ${result.engine}.`);
+}
+
+export function printFolder(io: Io, { folder, manifest }: Pick<Compression, 'folder' | 'manifest'>): void {
   print(io, `Result: ${folder} (${manifest.files.length} files, listed with their SHA-256 in manifest.json)`);
   const report = manifest.files.find((file) => file.path.endsWith('report.html'));
   if (report) print(io, `Report: ${join(folder, report.path)}`);

@@ -1,5 +1,5 @@
 /** Numbers and tables for people. */
-import type { JobResult, Scheme } from 'cherryq/contract';
+import type { AnalysisResult, JobResult, Measurement, Scheme } from 'cherryq/contract';
 
 const sizeUnits = ['B', 'kB', 'MB', 'GB', 'TB'] as const;
 
@@ -23,7 +23,7 @@ export function formatSeconds(seconds: number): string {
 export const formatCount = (count: number): string => count.toLocaleString('en-US');
 
 /** `cherryq w3g128`, `rtn w4row` */
-export function schemeLabel({ method, bits, groupSize }: Scheme): string {
+export function schemeLabel({ method, bits, groupSize }: Pick<Scheme, 'method' | 'bits' | 'groupSize'>): string {
   return `${method} w${bits}${groupSize === 'row' ? 'row' : `g${groupSize}`}`;
 }
 
@@ -57,7 +57,63 @@ export function renderResult(result: JobResult, scheme: Scheme): string {
   if (rounding && scheme.method !== 'rtn') rows.push(row('rounding', rounding, none));
   rows.push(row(schemeLabel(scheme), compressed, compressed.bitsPerWeight.toFixed(2)));
   if (hf) rows.push(row('float16 copy', hf, none));
-  return renderTable(['', 'size', 'ratio', 'perplexity', 'bits per weight'], rows);
+  const table = renderTable(['', 'size', 'ratio', 'perplexity', 'bits per weight'], rows);
+  const measured: [string, Measurement | null][] = [
+    ['original', baseline],
+    ['rounding', scheme.method === 'rtn' ? null : rounding],
+    [schemeLabel(scheme), compressed],
+  ];
+  return [table, renderDivergences(measured), renderTasks(measured)].filter((part) => part !== null).join('\n\n');
+}
+
+function renderDivergences(measured: readonly [string, Measurement | null][]): string | null {
+  const rows = measured.flatMap(([name, measurement]) =>
+    typeof measurement?.divergence === 'number' ? [[name, measurement.divergence.toFixed(4)]] : [],
+  );
+  return rows.length === 0 ? null : renderTable(['divergence from the original', 'nats a token'], rows);
+}
+
+/** Accuracy in each task, by likelihood and by likelihood per character. */
+function renderTasks(measured: readonly [string, Measurement | null][]): string | null {
+  const rows = measured.flatMap(([name, measurement]) =>
+    (measurement?.tasks ?? []).map(({ name: task, questions, acc, accNorm, accStderr }) => [
+      task,
+      name,
+      formatCount(questions),
+      `${(100 * acc).toFixed(1)} %`,
+      `${(100 * accStderr).toFixed(1)}`,
+      `${(100 * accNorm).toFixed(1)} %`,
+    ]),
+  );
+  if (rows.length === 0) return null;
+  return renderTable(['task', '', 'questions', 'acc', '+-', 'acc_norm'], rows, 2);
+}
+
+/** How far a few weights stand out, by three criteria, and what calibration sets have in common. */
+export function renderAnalysis({ heterogeneity, overlaps }: AnalysisResult): string {
+  const median = (values: number[]): string => {
+    const sorted = [...values].sort((a, b) => a - b);
+    return (sorted[Math.floor(sorted.length / 2)] ?? NaN).toFixed(2);
+  };
+  const kinds = new Map<string, typeof heterogeneity>();
+  for (const score of heterogeneity) {
+    const kind = score.matrix.replace(/^model\.layers\.\d+\./, '').replace(/\.weight$/, '');
+    kinds.set(kind, [...(kinds.get(kind) ?? []), score]);
+  }
+  const scores = [...kinds].map(([kind, all]) => [
+    kind,
+    median(all.map(({ byImpact }) => byImpact)),
+    median(all.map(({ byWeight }) => byWeight)),
+    median(all.map(({ byActivation }) => byActivation)),
+  ]);
+  const shares = overlaps.map(({ first, second, share, byChance }) => [
+    `${first} / ${second}`,
+    `${(100 * share).toFixed(1)} %`,
+    `${(100 * byChance).toFixed(1)} %`,
+  ]);
+  const tables = [renderTable(['heterogeneity (median)', 'by impact', 'by weight', 'by activation'], scores)];
+  if (shares.length > 0) tables.push(renderTable(['same cherries', 'share', 'by chance'], shares));
+  return tables.join('\n\n');
 }
 
 /** Share of what rounding loses in perplexity that the job won back; null where it was not measured or nothing was lost. */

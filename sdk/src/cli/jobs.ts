@@ -1,10 +1,10 @@
 /** `cherryq jobs`: look at jobs, follow and cancel them. */
 import { listJobsQuerySchema, type Job } from 'cherryq/contract';
 import { JobFailedError, type CherryQ } from '../index.ts';
-import { downloadResult } from '../node.ts';
+import { downloadArtifacts } from '../node.ts';
 import { command, group } from './command.ts';
 import { flagsOf, parseFlags } from './flags.ts';
-import { interruptible, printFolder, printResult } from './follow.ts';
+import { interruptible, printFolder, printOutcome } from './follow.ts';
 import { renderTable, schemeLabel } from './format.ts';
 import { print, printJson, type Io } from './io.ts';
 import { createProgress, describe } from './progress.ts';
@@ -22,6 +22,7 @@ export const jobsCommand = (io: Io) =>
       list: list(io),
       show: show(io),
       wait: wait(io),
+      download: download(io),
       cancel: cancel(io),
       events: events(io),
     },
@@ -73,9 +74,8 @@ const show = (io: Io) =>
       if (job.progress && job.finishedAt === null)
         print(io, `progress  ${job.progress.phase}${describe(job.progress)}`);
       if (job.error) print(io, `error     ${job.error.message} (${job.error.code})`);
-      if (job.result === null) return;
       print(io, '');
-      printResult(io, job.result, job.scheme);
+      printOutcome(io, job);
     },
   });
 
@@ -98,23 +98,52 @@ const wait = (io: Io) =>
         interruptible(io, connection, progress, { jobId: () => args.id, out }, async () => {
           const { client, flags } = connection;
           const job = await client.jobs.wait(args.id, { signal, onEvent: (event) => progress.event(event) });
-          if (job.result === null) throw new JobFailedError(job);
+          if (job.status !== 'succeeded') {
+            progress.end();
+            if (!args.json) printOutcome(io, job);
+            throw new JobFailedError(job);
+          }
           if (out === undefined) {
             progress.end();
             if (args.json) return printJson(io, job);
-            printResult(io, job.result, job.scheme);
+            printOutcome(io, job);
             return print(io, `Download it: cherryq jobs wait ${job.id}${flags} --out DIR`);
           }
-          const done = await downloadResult(client, job, out, {
+          const done = await downloadArtifacts(client, job.id, out, {
             signal,
             onProgress: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
           });
           progress.end();
-          if (args.json) return printJson(io, done);
-          printResult(io, job.result, job.scheme);
+          if (args.json) return printJson(io, { job, result: job.result, analysisResult: job.analysisResult, ...done });
+          printOutcome(io, job);
           printFolder(io, done);
         }),
       );
+    },
+  });
+
+const download = (io: Io) =>
+  command({
+    name: 'cherryq jobs download',
+    summary: 'Download what an ended job made; also what was kept apart of one that failed for its quality',
+    examples: ['cherryq jobs download 01JZ8Q3V5X9Y2W4T6R8P0N1M3K --out ./compressed'],
+    args: {
+      id,
+      out: { type: 'string', required: true, valueHint: 'DIR', description: 'Folder for the files' },
+      ...serverFlags,
+      json,
+    },
+    async run(args) {
+      const progress = createProgress(io, !args.json);
+      const done = await look(io, args, (client, signal) =>
+        downloadArtifacts(client, args.id, args.out, {
+          signal,
+          onProgress: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+        }),
+      );
+      progress.end();
+      if (args.json) printJson(io, done);
+      else printFolder(io, done);
     },
   });
 

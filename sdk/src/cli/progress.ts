@@ -87,6 +87,8 @@ function lineOf(event: JobEvent): string | null {
     }
     case 'job.interrupted':
       return `interrupted: ${event.reason}`;
+    case 'impact.ready':
+      return event.source === 'stored' ? 'impact: taken from an earlier job on the same model and text' : null;
     case 'log':
       return event.level === 'warning' ? `warning: ${event.message}` : event.message;
     default:

@@ -3,6 +3,7 @@ import { runCommand } from 'citty';
 import { exitCodes } from 'cherryq/contract';
 import packageJson from '../../package.json' with { type: 'json' };
 import { checkArguments, group, helpOf, UsageError, type Command } from './command.ts';
+import { analyzeCommand } from './analyze.ts';
 import { compressCommand } from './compress.ts';
 import { doctorCommand } from './doctor.ts';
 import { engineCommand } from './engine.ts';
@@ -23,6 +24,7 @@ export const rootCommand = (io: Io): Command =>
     version,
     children: {
       compress: compressCommand(io),
+      analyze: analyzeCommand(io),
       jobs: jobsCommand(io),
       serve: serveCommand(io),
       inspect: inspectCommand(io),

@@ -1,7 +1,7 @@
 /** What a succeeded job leaves: files listed, with their hashes, in `manifest.json`, which is written last. */
 import { z } from 'zod';
 import { filePathSchema, sha256Schema } from './common.ts';
-import { artifactFormats } from './jobs.ts';
+import { artifactFormats, jobKinds } from './jobs.ts';
 import { schemeSchema, trainingSchema } from './schemes.ts';
 
 export const artifactFileSchema = z.object({
@@ -13,10 +13,15 @@ export const artifactFileSchema = z.object({
 /** `artifacts/manifest.json`. Holds nothing that depends on when or how often a job ran, so equal jobs give equal bytes. */
 export const manifestSchema = z.object({
   formatVersion: z.literal(1),
+  kind: z.enum(jobKinds),
   producer: z.string(),
   modelName: z.string(),
   modelFingerprint: sha256Schema,
   calibrationFingerprint: sha256Schema.nullable(),
+  /** Of the token ids that training and impact took from the calibration set, as they were cut into windows. */
+  calibrationWindowsSha256: sha256Schema.nullable(),
+  /** Of the stored impact that the cherries were chosen by. */
+  impactSha256: sha256Schema.nullable(),
   evaluationFingerprint: sha256Schema.nullable(),
   scheme: schemeSchema,
   training: trainingSchema,

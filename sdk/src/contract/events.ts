@@ -3,8 +3,8 @@
  * that ids sort as text; pass the last one seen as `after` (or `Last-Event-ID`) to go on without gap or repeat.
  */
 import { z } from 'zod';
-import { timestampSchema } from './common.ts';
-import { jobErrorSchema, jobResultSchema, phaseSchema, progressSchema } from './jobs.ts';
+import { sha256Schema, timestampSchema } from './common.ts';
+import { analysisResultSchema, jobErrorSchema, jobResultSchema, phaseSchema, progressSchema } from './jobs.ts';
 
 export const eventIdSchema = z.string().regex(/^\d{8}\.\d{4}$/, 'is not an event id');
 
@@ -19,11 +19,23 @@ const eventBodies = [
     resumedFromStep: z.number().int().nullable(),
   }),
   z.object({ type: z.literal('job.interrupted'), attempt: z.number().int(), reason: z.string() }),
-  z.object({ type: z.literal('job.succeeded'), result: jobResultSchema }),
+  z.object({
+    type: z.literal('job.succeeded'),
+    result: jobResultSchema.nullable(),
+    analysisResult: analysisResultSchema.nullable(),
+  }),
   z.object({ type: z.literal('job.failed'), error: jobErrorSchema }),
   z.object({ type: z.literal('job.cancelled') }),
   z.object({ type: z.literal('phase.started'), phase: phaseSchema }),
   z.object({ type: z.literal('progress'), progress: progressSchema }),
+  /** The impact of the weights is known: measured by this job, or by an earlier one on the same model and text. */
+  z.object({
+    type: z.literal('impact.ready'),
+    source: z.enum(['measured', 'stored']),
+    windows: z.number().int(),
+    /** Of the artifact that holds it. */
+    sha256: sha256Schema,
+  }),
   z.object({ type: z.literal('checkpoint'), step: z.number().int() }),
   z.object({ type: z.literal('log'), level: z.enum(['info', 'warning']), message: z.string() }),
 ] as const;

@@ -1,4 +1,4 @@
-/** Jobs: one compression of one model. */
+/** Jobs: one compression, or one analysis, of one model. */
 import { z } from 'zod';
 import { idSchema, metadataSchema, timestampSchema, listQuerySchema } from './common.ts';
 import { schemeSchema, trainingSchema } from './schemes.ts';
@@ -10,20 +10,52 @@ export const terminalStatuses: ReadonlySet<JobStatus> = new Set(['succeeded', 'f
 export const artifactFormats = ['native', 'hf'] as const;
 export type ArtifactFormat = (typeof artifactFormats)[number];
 
+export const taskSchema = z.strictObject({
+  datasetId: idSchema,
+  /** Questions, from the start; absent: all. */
+  maxQuestions: z.int().min(1).optional(),
+});
+
 export const evaluationSchema = z.strictObject({
   /** Text that perplexity is measured on; must share nothing with the calibration text. */
   datasetId: idSchema,
   /** Tokens to measure on, from the start of the text; absent: all. */
   maxTokens: z.int().min(16).optional(),
+  /** Whether the Kullback-Leibler divergence from the original's distribution is measured as well. */
+  divergence: z.boolean().default(false),
+  /** Multiple-choice tasks, each a dataset of questions, scored as lm-evaluation-harness does. */
+  tasks: z.array(taskSchema).max(20).default([]),
+  /** A job whose result misses one of these fails with the code `quality`; what it made is kept apart. */
+  limits: z
+    .strictObject({
+      /** Perplexity of the result over the original's. */
+      perplexityRatio: z.number().positive().optional(),
+      /** Mean divergence from the original, in nats a token. */
+      divergence: z.number().positive().optional(),
+    })
+    .prefault({}),
+});
+
+export const jobKinds = ['compress', 'analyze'] as const;
+
+/** What an `analyze` job compares besides the model's own calibration set. */
+export const analysisSchema = z.strictObject({
+  /** Further calibration sets, whose cherries are compared with those of `calibrationDatasetId`. */
+  datasetIds: z.array(idSchema).max(8).default([]),
+  /** Disjoint draws of `training.impactSamples` windows from each set, compared with each other. */
+  draws: z.int().min(1).max(8).default(2),
 });
 
 export const createJobSchema = z.strictObject({
+  /** `compress` makes a smaller model; `analyze` shows where its important weights are. */
+  kind: z.enum(jobKinds).default('compress'),
   modelId: idSchema,
   scheme: schemeSchema.prefault({}),
   /** Text for impact and training. `rtn` needs none. */
   calibrationDatasetId: idSchema.optional(),
   training: trainingSchema.prefault({}),
   evaluation: evaluationSchema.optional(),
+  analysis: analysisSchema.prefault({}),
   formats: z.array(z.enum(artifactFormats)).min(1).default(['native', 'hf']),
   metadata: metadataSchema.default({}),
 });
@@ -36,10 +68,16 @@ export const jobSpecSchema = createJobSchema.extend({
   /** Store prefixes, each ending in a slash; the files lie under them by path. */
   modelPrefix: z.string(),
   calibrationPrefix: z.string().nullable(),
+  /** Of the calibration set. */
+  calibrationName: z.string().nullable().default(null),
   evaluationPrefix: z.string().nullable(),
+  /** In the order of `evaluation.tasks`, with the names of their datasets. */
+  tasks: z.array(z.object({ name: z.string(), prefix: z.string() })),
+  /** In the order of `analysis.datasetIds`. */
+  analysisPrefixes: z.array(z.object({ name: z.string(), prefix: z.string() })),
 });
 
-export const phaseNames = ['load', 'impact', 'train', 'export', 'evaluate', 'report'] as const;
+export const phaseNames = ['load', 'impact', 'scales', 'train', 'export', 'evaluate', 'analyze', 'report'] as const;
 export const phaseSchema = z.enum(phaseNames);
 
 export const progressSchema = z.object({
@@ -56,17 +94,32 @@ export const progressSchema = z.object({
 });
 
 export const jobErrorSchema = z.object({
-  /** `user`: the request or its files must change; `service`: ours. */
-  fault: z.enum(['user', 'service']),
+  /** `user`: the request or its files must change; `service`: ours; `quality`: a limit of the job was missed. */
+  fault: z.enum(['user', 'service', 'quality']),
   code: z.string(),
   message: z.string(),
   /** Field, file or tensor that the error is about. */
   param: z.string().nullable(),
 });
 
+/** Accuracy in a multiple-choice task.  @source lm-evaluation-harness, `acc` and `acc_norm` */
+export const taskScoreSchema = z.object({
+  name: z.string(),
+  questions: z.number().int(),
+  /** Share of questions whose right choice is the likeliest. */
+  acc: z.number(),
+  /** The same by likelihood per character of the choice. */
+  accNorm: z.number(),
+  /** Standard error of `acc`. */
+  accStderr: z.number(),
+});
+
 /** Size and quality of one model on disk; measured on the written files, read back. */
 export const measurementSchema = z.object({
   perplexity: z.number().nullable(),
+  /** Mean Kullback-Leibler divergence of its distribution from the original's, in nats a token; null where not measured. */
+  divergence: z.number().nullable(),
+  tasks: z.array(taskScoreSchema),
   /** Bytes of the weights' files. */
   sizeBytes: z.number().int(),
 });
@@ -90,8 +143,39 @@ export const jobResultSchema = z.object({
   seconds: z.number(),
 });
 
+/** How far a few weights stand out in one matrix: mean of the top hundredth over the largest of the rest. */
+export const heterogeneitySchema = z.object({
+  matrix: z.string(),
+  byImpact: z.number(),
+  byWeight: z.number(),
+  byActivation: z.number(),
+});
+
+/** Share of the cherries that two calibration sets, or two draws from one, have in common. */
+export const overlapSchema = z.object({
+  first: z.string(),
+  second: z.string(),
+  /** Whether both are draws from the same set. */
+  sameSet: z.boolean(),
+  /** Mean over all rows of all matrices, 0 to 1. */
+  share: z.number(),
+  /** What two random choices would have in common. */
+  byChance: z.number(),
+});
+
+/** What an `analyze` job found; its artifact `analysis.json` has it all, `report.html` draws it. */
+export const analysisResultSchema = z.object({
+  engine: z.string(),
+  engineReason: z.string(),
+  parameters: z.number().int(),
+  heterogeneity: z.array(heterogeneitySchema),
+  overlaps: z.array(overlapSchema),
+  seconds: z.number(),
+});
+
 export const jobSchema = z.object({
   object: z.literal('job'),
+  kind: z.enum(jobKinds),
   id: idSchema,
   status: jobStatusSchema,
   modelId: idSchema,
@@ -100,6 +184,7 @@ export const jobSchema = z.object({
   training: trainingSchema,
   calibrationDatasetId: idSchema.nullable(),
   evaluation: evaluationSchema.nullable(),
+  analysis: analysisSchema,
   formats: z.array(z.enum(artifactFormats)),
   metadata: metadataSchema,
   createdAt: timestampSchema,
@@ -109,7 +194,10 @@ export const jobSchema = z.object({
   attempt: z.number().int(),
   progress: progressSchema.nullable(),
   error: jobErrorSchema.nullable(),
+  /** Of a `compress` job that has succeeded, or that has failed with the code `quality`. */
   result: jobResultSchema.nullable(),
+  /** Of an `analyze` job that has succeeded. */
+  analysisResult: analysisResultSchema.nullable(),
 });
 
 export const listJobsQuerySchema = listQuerySchema.extend({ status: jobStatusSchema.optional() });
@@ -120,6 +208,11 @@ export type JobSpec = z.infer<typeof jobSpecSchema>;
 export type Job = z.infer<typeof jobSchema>;
 export type JobError = z.infer<typeof jobErrorSchema>;
 export type JobResult = z.infer<typeof jobResultSchema>;
+export type JobKind = (typeof jobKinds)[number];
+export type AnalysisResult = z.infer<typeof analysisResultSchema>;
+export type Heterogeneity = z.infer<typeof heterogeneitySchema>;
+export type Overlap = z.infer<typeof overlapSchema>;
+export type TaskScore = z.infer<typeof taskScoreSchema>;
 export type Measurement = z.infer<typeof measurementSchema>;
 export type Phase = z.infer<typeof phaseSchema>;
 export type Progress = z.infer<typeof progressSchema>;

@@ -15,6 +15,8 @@ export const groupSizeSchema = z.union([z.int().min(1), z.literal('row')], {
   error: (issue) => `must be a whole number of at least 1, or "row"; got ${JSON.stringify(issue.input)}`,
 });
 
+export const cherryCriteria = ['impact', 'weight', 'activation'] as const;
+
 export const schemeSchema = z.strictObject({
   method: methodSchema.default('cherryq'),
   bits: bitsSchema.default(3),
@@ -25,12 +27,29 @@ export const schemeSchema = z.strictObject({
     .positive()
     .max(0.25)
     .default(1 / 256),
+  /** What makes a weight a cherry: the published impact, its own magnitude, or the activations that it meets. */
+  criterion: z.enum(cherryCriteria).default('impact'),
+  /** Cherries chosen in each row, as the published code does, or whole columns, as the paper's section 6.1 says. */
+  cherryMode: z.enum(['row', 'column']).default('row'),
+  /** Levels of a group; `published`: for `rtn` `asymmetric`, for the others `midRise` up to 4 bits and `symmetric` above. */
+  quantizer: z.enum(['published', 'midRise', 'symmetric', 'asymmetric']).default('published'),
+  /**
+   * `compacted`, as published: groups are cut from what is left of a row once its cherries are taken out. `aligned`, a
+   * deviation that the formats of other engines need: groups keep their columns, and cherries their slots in them.
+   */
+  groups: z.enum(['compacted', 'aligned']).default('compacted'),
+  /** `searched`: each column is scaled before it is rounded, as the paper does at 2 bits, by a search on its outputs. */
+  columnScales: z.enum(['none', 'searched']).default('none'),
 });
 
+export type CherryCriterion = (typeof cherryCriteria)[number];
 export type Method = z.infer<typeof methodSchema>;
 export type Bits = z.infer<typeof bitsSchema>;
 export type GroupSize = z.infer<typeof groupSizeSchema>;
 export type Scheme = z.infer<typeof schemeSchema>;
+
+/** Kinds of parameters: `linears` are the blocks' matrices with their biases; a tied head counts as `embeddings`. */
+export const parameterKinds = ['embeddings', 'linears', 'norms', 'head'] as const;
 
 /** The settings of the published code, except what a small model on a small machine needs otherwise; see docs/training.md. */
 export const trainingSchema = z.strictObject({
@@ -55,6 +74,30 @@ export const trainingSchema = z.strictObject({
    * distribution that the original gives them, which needs far less text (after LLM-QAT; a deviation from the paper).
    */
   loss: z.enum(['crossEntropy', 'distillation']).default('crossEntropy'),
+  /**
+   * `endToEnd`, as published: all blocks together, by the loss at the end. `blockWise`, a cheaper deviation: one block after
+   * another, each taught to give what the original's block gives; it trains linear layers and norms, for `tokens` a block.
+   */
+  mode: z.enum(['endToEnd', 'blockWise']).default('endToEnd'),
+  /** What training changes; published: all. */
+  trainedParameters: z
+    .array(z.enum(parameterKinds))
+    .min(1)
+    .default([...parameterKinds]),
+  /** Type of AdamW's moments: `bfloat16` takes half the memory. */
+  moments: z.enum(['float32', 'bfloat16']).default('float32'),
+  /** Where the moments are: `file` takes disk in place of memory. */
+  momentsIn: z.enum(['memory', 'file']).default('memory'),
+  /**
+   * How texts become windows: `packed`, documents one after another, or `documents`, as published, the beginning of each
+   * document that is at least one window long.
+   */
+  windows: z.enum(['packed', 'documents']).default('packed'),
+  /**
+   * A restart with a checkpoint that does not fit (other data, another engine): `auto` and `required` refuse it and name what
+   * differs; `required` also refuses to begin anew where all checkpoints are damaged; `never` always begins anew.
+   */
+  resume: z.enum(['auto', 'required', 'never']).default('auto'),
   /** Calibration windows whose squared gradients make the impact; published: 128. */
   impactSamples: z.int().min(1).max(4096).default(128),
   seed: z.int().min(0).max(2_147_483_647).default(42),

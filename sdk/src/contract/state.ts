@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import { timestampSchema } from './common.ts';
-import { jobErrorSchema, jobResultSchema, jobStatusSchema } from './jobs.ts';
+import { analysisResultSchema, jobErrorSchema, jobResultSchema, jobStatusSchema } from './jobs.ts';
 
 export const jobStateSchema = z.object({
   status: jobStatusSchema,
@@ -13,6 +13,7 @@ export const jobStateSchema = z.object({
   by: z.enum(['api', 'queue', 'worker']),
   error: jobErrorSchema.nullable().default(null),
   result: jobResultSchema.nullable().default(null),
+  analysisResult: analysisResultSchema.nullable().default(null),
 });
 export type JobState = z.infer<typeof jobStateSchema>;
 

@@ -12,6 +12,8 @@ import {
   rmsNorm,
   rmsNormBackward,
   sumOfProducts,
+  geGlu,
+  geGluBackward,
   swiGlu,
   swiGluBackward,
 } from '../../../batch-jobs/src/engine/fused.ts';
@@ -128,8 +130,9 @@ describe.each(present)('the fused operations on %s', (engine) => {
     async (rows, columns) => {
       const inputs = { gate: drawWithin(20, rows, columns), up: draw(rows, columns), dy: draw(rows, columns) };
       await expectDefinition(engine, inputs, ({ gate, up, dy }) => {
-        const { dGate, dUp } = swiGluBackward(gate, up, dy);
-        return [swiGlu(gate, up), dGate, dUp];
+        const silu = swiGluBackward(gate, up, dy);
+        const gelu = geGluBackward(gate, up, dy);
+        return [swiGlu(gate, up), silu.dGate, silu.dUp, geGlu(gate, up), gelu.dGate, gelu.dUp];
       });
     },
   );
@@ -137,10 +140,30 @@ describe.each(present)('the fused operations on %s', (engine) => {
   it('gate extremes as the identity and as zero', async () => {
     const gate = { shape: [1, 4], values: Float32Array.of(-1000, -100, 100, 1000) };
     const up = { shape: [1, 4], values: new Float32Array(4).fill(1) };
-    const [{ values }] = await runOn(engine, { gate, up }, (tensors) => [swiGlu(tensors.gate, tensors.up)]);
-    expect(Math.abs(values[0])).toBeLessThan(1e-30);
-    expect(Math.abs(values[1])).toBeLessThan(1e-30);
-    expect([...values.slice(2)]).toEqual([100, 1000]);
+    const results = await runOn(engine, { gate, up }, (tensors) => [
+      swiGlu(tensors.gate, tensors.up),
+      geGlu(tensors.gate, tensors.up),
+    ]);
+    for (const { values } of results) {
+      expect(Math.abs(values[0])).toBeLessThan(1e-30);
+      expect(Math.abs(values[1])).toBeLessThan(1e-30);
+      expect([...values.slice(2)]).toEqual([100, 1000]);
+    }
+  });
+
+  it('have the values of GELU in its tanh form, and the slope that finite differences have', async () => {
+    const at = [-4, -1.5, -0.7, 0, 0.3, 1, 2.5];
+    const gelu = (x: number): number => (x / 2) * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+    const ones = { shape: [1, at.length], values: new Float32Array(at.length).fill(1) };
+    const gate = { shape: [1, at.length], values: Float32Array.from(at) };
+    const [values, slopes] = await runOn(engine, { gate, up: ones, dy: ones }, ({ gate, up, dy }) => [
+      geGlu(gate, up),
+      geGluBackward(gate, up, dy).dGate,
+    ]);
+    at.forEach((x, i) => {
+      expect(Math.abs(values.values[i] - gelu(x))).toBeLessThan(1e-6);
+      expect(Math.abs(slopes.values[i] - (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5)).toBeLessThan(2e-6);
+    });
   });
 
   it.each([2, 5, 8, 19, 2049, 4103])('take the loss of %i columns, by id and by distribution', async (columns) => {
@@ -185,7 +208,8 @@ describe.each(present)('the fused operations on %s', (engine) => {
     heads: number,
     keyValueHeads: number,
     headDim: number,
-  ): AttentionShape => ({ windows, length, width, heads, keyValueHeads, headDim });
+    slidingWindow: number | null = null,
+  ): AttentionShape => ({ windows, length, width, heads, keyValueHeads, headDim, slidingWindow });
   const shapes: [string, AttentionShape][] = [
     ['one token', shape(1, 1, 1, 1, 1, 2)],
     ['a length that is no multiple of a vector', shape(2, 7, 7, 4, 2, 8)],
@@ -194,6 +218,14 @@ describe.each(present)('the fused operations on %s', (engine) => {
     ['an odd head width, three queries to a key', shape(2, 13, 13, 3, 1, 6)],
     ['one new token after a past', shape(1, 1, 9, 4, 2, 8)],
     ['a few new tokens after a past', shape(2, 3, 14, 2, 1, 4)],
+    ['a sliding window of two tokens', shape(1, 11, 11, 2, 1, 4, 2)],
+    ['a sliding window narrower than a vector', shape(2, 21, 21, 2, 1, 8, 3)],
+    ['a sliding window over several tiles of queries', shape(1, 101, 101, 3, 1, 6, 37)],
+    ['a sliding window narrower than a tile of queries', shape(1, 75, 75, 2, 2, 16, 9)],
+    ['a sliding window that reaches the first token', shape(1, 12, 12, 2, 1, 4, 12)],
+    ['a sliding window wider than the text', shape(1, 12, 12, 2, 1, 4, 2 ** 31 - 1)],
+    ['a sliding window and one new token after a past', shape(1, 1, 40, 4, 2, 8, 7)],
+    ['a sliding window and a few new tokens after a past', shape(2, 5, 45, 2, 1, 4, 16)],
   ];
 
   function attentionInputs({ windows, length, width, heads, keyValueHeads, headDim }: AttentionShape, range: number) {
@@ -221,6 +253,22 @@ describe.each(present)('the fused operations on %s', (engine) => {
     );
   });
 
+  it('attend to nothing that a sliding window hides, and send no gradient there', async () => {
+    const own = shape(1, 20, 20, 1, 1, 4, 6);
+    const inputs = attentionInputs(own, 4);
+    const attend = ({ dAttended, ...tensors }: Tensors<keyof typeof inputs>): Tensor[] => {
+      const { attended, saved } = attention(tensors, own);
+      const { dKeys, dValues } = attentionBackward(tensors, saved, dAttended, own);
+      return [tf.slice(attended, [19, 0], [1, 4]), tf.slice(dKeys, [0, 0], [1, 4]), tf.slice(dValues, [0, 0], [1, 4])];
+    };
+    const lastOnly = { shape: [20, 4], values: Float32Array.from({ length: 80 }, (_, i) => (i < 24 ? 0 : 1)) };
+    const [last, ...hiddenGradients] = await runOn(engine, { ...inputs, dAttended: lastOnly }, attend);
+    const changed = { ...inputs.values, values: inputs.values.values.map((value, i) => (i < 14 * 4 ? 100 : value)) };
+    const [unmoved] = await runOn(engine, { ...inputs, values: changed }, attend);
+    expect(unmoved.values).toEqual(last.values);
+    for (const { values } of hiddenGradients) expect([...values.map(Math.abs)]).toEqual([0, 0, 0, 0]);
+  });
+
   it('attend with scores that leave one key alone', async () => {
     const own = shape(1, 12, 12, 2, 1, 8);
     const results = await runOn(engine, attentionInputs(own, 400), ({ dAttended, ...inputs }) => {
@@ -231,25 +279,28 @@ describe.each(present)('the fused operations on %s', (engine) => {
     for (const { values } of results) expect(values.every(Number.isFinite)).toBe(true);
   });
 
-  it('have the gradients of attention that finite differences have', async () => {
-    const own = shape(1, 5, 5, 2, 1, 4);
-    const inputs = attentionInputs(own, 2);
-    const gradients = await runOn(engine, inputs, ({ dAttended, ...tensors }) => {
-      const { saved } = attention(tensors, own);
-      return Object.values(attentionBackward(tensors, saved, dAttended, own));
-    });
-    for (const [i, name] of (['queries', 'keys', 'values'] as const).entries()) {
-      const direction = draw(...inputs[name].shape).values;
-      const loss = async (values: Float32Array): Promise<number> => {
-        const moved = { ...inputs, [name]: { shape: inputs[name].shape, values } };
-        const [attended] = await runOn(engine, moved, ({ dAttended, ...tensors }) => {
-          void dAttended;
-          return [attention(tensors, own).attended];
-        });
-        return attended.values.reduce((sum, value, at) => sum + value * inputs.dAttended.values[at], 0);
-      };
-      const predicted = gradients[i].values.reduce((sum, value, at) => sum + value * direction[at], 0);
-      expect(Math.abs((await slope(loss, inputs[name].values, direction)) - predicted), name).toBeLessThan(2e-3);
-    }
-  });
+  it.each([null, 3])(
+    'have the gradients of attention that finite differences have, sliding window %s',
+    async (seen) => {
+      const own = shape(1, 5, 5, 2, 1, 4, seen);
+      const inputs = attentionInputs(own, 2);
+      const gradients = await runOn(engine, inputs, ({ dAttended, ...tensors }) => {
+        const { saved } = attention(tensors, own);
+        return Object.values(attentionBackward(tensors, saved, dAttended, own));
+      });
+      for (const [i, name] of (['queries', 'keys', 'values'] as const).entries()) {
+        const direction = draw(...inputs[name].shape).values;
+        const loss = async (values: Float32Array): Promise<number> => {
+          const moved = { ...inputs, [name]: { shape: inputs[name].shape, values } };
+          const [attended] = await runOn(engine, moved, ({ dAttended, ...tensors }) => {
+            void dAttended;
+            return [attention(tensors, own).attended];
+          });
+          return attended.values.reduce((sum, value, at) => sum + value * inputs.dAttended.values[at], 0);
+        };
+        const predicted = gradients[i].values.reduce((sum, value, at) => sum + value * direction[at], 0);
+        expect(Math.abs((await slope(loss, inputs[name].values, direction)) - predicted), name).toBeLessThan(2e-3);
+      }
+    },
+  );
 });

@@ -6,6 +6,7 @@ import { openSafetensors, readTensorBytes, safetensorsBytes } from '../../../bat
 import { weightsInMemory } from '../../../batch-jobs/src/model-weights.ts';
 import { dequantizeMatrix, quantizeMatrix } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
+import { gridFor } from '../../support/grid.ts';
 
 const page = readFileSync(new URL('../../../docs/format.md', import.meta.url), 'utf8');
 
@@ -21,8 +22,8 @@ const numbers = (title: string): number[] => example(title).trim().split(/\s+/).
 describe('the worked example of docs/format.md', () => {
   const weight = Float32Array.from(numbers('weight'));
   const columns = 8;
-  const grid = { bits: 3, groupSize: 4 };
-  const cherries = { perRow: 1, columns: Uint32Array.from([2, 5]) };
+  const grid = gridFor(3, 4);
+  const cherries = { perRow: 1, columns: Uint32Array.from([2, 5]), shared: false };
 
   it('is what the writer writes', async () => {
     const tensors = native.tensors({
@@ -32,6 +33,7 @@ describe('the worked example of docs/format.md', () => {
       shapes: new Map([['layer.weight', [2, columns]]]),
       weights: weightsInMemory(new Map([['layer.weight', weight]])),
       cherries: new Map([['layer.weight', cherries]]),
+      columnScales: new Map(),
       isQuantized: () => true,
     });
     const store = await temporaryStore();

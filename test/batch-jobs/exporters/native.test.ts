@@ -16,18 +16,19 @@ import {
 import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
 import { float16ToFloat32, float32ToFloat16 } from '../../../batch-jobs/src/numeric/dtypes.ts';
-import type { Cherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import type { Cherries, Grid } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import {
   cherryCount,
   dequantizeMatrix,
   noCherries,
   quantizeMatrix,
   storedBits,
-  topPerRow,
 } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import type { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
+import { topCherries } from '../../support/cherries.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
 import { tinyConfig, tinyTokenizer, tinyWeights, writeTinyModel } from '../../support/tiny-model.ts';
+import { gridFor } from '../../support/grid.ts';
 
 const q = 'model.layers.0.self_attn.q_proj.weight';
 const shapes = tensorShapes(parseModelConfig(tinyConfig));
@@ -38,14 +39,28 @@ function compress(settings: Partial<Scheme>): CompressedModel & { values: Map<st
   const keepsCherries = scheme.method === 'cherryq';
   const values = tinyWeights();
   const cherries = new Map<string, Cherries>();
+  const columnScales = new Map<string, Float32Array>();
   for (const [name, [, columns]] of shapes) {
     const scores = values.get(name)?.map(Math.abs) as Float32Array;
     if (keepsCherries && isLinear(name)) {
-      cherries.set(name, topPerRow(scores, columns, cherryCount(columns, scheme.cherryFraction)));
+      const own = topCherries(scores, columns, cherryCount(columns, scheme.cherryFraction));
+      cherries.set(name, scheme.cherryMode === 'column' ? asColumns(own) : own);
+    }
+    if (scheme.columnScales === 'searched' && isLinear(name)) {
+      columnScales.set(
+        name,
+        Float32Array.from({ length: columns }, (_, column) => 2 ** ((column % 5) - 2)),
+      );
     }
   }
   const weights = weightsInMemory(values);
-  return { configJson: tinyConfig, scheme, keepsCherries, shapes, weights, values, cherries, isQuantized: isLinear };
+  const chosen = { values, cherries, columnScales, isQuantized: isLinear };
+  return { configJson: tinyConfig, scheme, keepsCherries, shapes, weights, ...chosen };
+}
+
+/** Every row's cherries in the columns of the first row's. */
+function asColumns({ perRow, columns }: Cherries): Cherries {
+  return { perRow, columns: columns.map((_, index) => columns[index % perRow]), shared: true };
 }
 
 interface Changes {
@@ -77,10 +92,15 @@ async function readAll(store: FolderStore): Promise<Map<string, Float32Array>> {
 function expectedValues(model: ReturnType<typeof compress>, name: string): Float32Array {
   const weight = model.values.get(name) as Float32Array;
   if (!isLinear(name)) return halfOf(weight);
-  const { bits, groupSize } = model.scheme;
-  const grid = { bits, groupSize: groupSize === 'row' ? Infinity : groupSize };
   const [, columns] = model.shapes.get(name) as number[];
-  return dequantizeMatrix(quantizeMatrix(weight, columns, grid, model.cherries.get(name) ?? noCherries));
+  const own = { cherries: model.cherries.get(name) ?? noCherries, scales: model.columnScales.get(name) ?? null };
+  return dequantizeMatrix(quantizeMatrix(weight, columns, gridFrom(model.scheme), own.cherries, own.scales));
+}
+
+function gridFrom({ method, bits, groupSize, quantizer, groups }: Scheme): Grid {
+  const published = method === 'rtn' ? { levels: 'asymmetric' as const } : {};
+  const levels = quantizer === 'published' ? published : { levels: quantizer };
+  return gridFor(bits, groupSize === 'row' ? Infinity : groupSize, { ...levels, aligned: groups === 'aligned' });
 }
 
 const schemes: Partial<Scheme>[] = [
@@ -90,6 +110,12 @@ const schemes: Partial<Scheme>[] = [
   { method: 'cherryq', bits: 3 },
   { method: 'cherryq', bits: 4, groupSize: 'row', cherryFraction: 0.25 },
   { method: 'cherryq', bits: 2, groupSize: 1 },
+  { method: 'rtn', bits: 3, quantizer: 'midRise', groupSize: 7 },
+  { method: 'qat', bits: 2, quantizer: 'symmetric', groupSize: 'row' },
+  { method: 'cherryq', bits: 3, cherryMode: 'column', cherryFraction: 0.1 },
+  { method: 'cherryq', bits: 4, groups: 'aligned', cherryFraction: 0.1, groupSize: 5 },
+  { method: 'cherryq', bits: 2, quantizer: 'asymmetric', columnScales: 'searched', cherryMode: 'column' },
+  { method: 'cherryq', bits: 8, quantizer: 'midRise', groups: 'aligned', columnScales: 'searched' },
 ];
 
 describe.each(schemes)('a native folder of %j', (settings) => {
@@ -115,12 +141,18 @@ describe.each(schemes)('a native folder of %j', (settings) => {
       groupSize,
       cherryFraction: model.keepsCherries ? cherryFraction : 0,
     });
-    const grid = { bits, groupSize: groupSize === 'row' ? Infinity : groupSize };
+    const grid = gridFrom(model.scheme);
     let total = 0;
     let count = 0;
     for (const [name, [rows, columns]] of shapes) {
       const own = isLinear(name)
-        ? storedBits({ rows, columns, grid, cherries: model.cherries.get(name) ?? noCherries })
+        ? storedBits({
+            rows,
+            columns,
+            grid,
+            cherries: model.cherries.get(name) ?? noCherries,
+            columnScales: model.columnScales.get(name),
+          })
         : null;
       if (own === null) expect(opened.storedBits(name), name).toBeNull();
       else expect(opened.storedBits(name), name).toBeCloseTo(own, 10);
@@ -153,7 +185,7 @@ describe('the native file', () => {
     const names = ['a.weight', 'b.weight', 'c.weight'];
     const weights = new Map(names.map((name) => [name, Float32Array.from({ length: 21 }, (_, i) => i - 10)]));
     const model = {
-      ...compress({ method: 'rtn', bits: 8, groupSize: 4 }),
+      ...compress({ method: 'qat', bits: 8, groupSize: 4 }),
       shapes: new Map(names.map((name) => [name, [3, 7]])),
       weights: weightsInMemory(weights),
       isQuantized: (name: string) => name !== 'b.weight',
@@ -163,7 +195,7 @@ describe('the native file', () => {
     const { tensors } = await openSafetensors(store, 'file');
     expect([...tensors.keys()]).toEqual(['a.scales', 'b.weight', 'c.scales', 'a.qweight', 'c.qweight']);
     for (const { dtype, start } of tensors.values()) if (dtype === 'F16') expect(start % 2).toBe(0);
-    const matrix = quantizeMatrix(weights.get('c.weight') as Float32Array, 7, { bits: 8, groupSize: 4 }, noCherries);
+    const matrix = quantizeMatrix(weights.get('c.weight') as Float32Array, 7, gridFor(8, 4), noCherries);
     const info = tensors.get('c.qweight') as TensorInfo;
     expect(await readTensorBytes(store, info)).toEqual(matrix.qweight);
   });
@@ -193,6 +225,10 @@ describe('quantization_config', () => {
     ['cherry_fraction', 0.5],
     ['cherry_fraction', '1/256'],
     ['method', 'gptq'],
+    ['levels', 'published'],
+    ['aligned_groups', 'no'],
+    ['cherry_mode', 'both'],
+    ['column_scales', undefined],
   ])('with a %s of %j is refused by name', async (field, value) => {
     const changed = { ...config, [field]: value };
     const expected = refusal('bad_config', `quantization_config.${field}`, /this version reads/);

@@ -1,3 +1,4 @@
+import { schemeSchema } from 'cherryq/contract';
 import { parseHTML } from 'linkedom';
 import { describe, expect, it } from 'vitest';
 import { renderReport, type ReportData } from '../../../batch-jobs/src/exporters/report.ts';
@@ -8,7 +9,7 @@ const matrices = ['model.layers.0.self_attn.q_proj', 'model.layers.1.mlp.down_pr
 const reportData = (changes: Partial<ReportData> = {}): ReportData => ({
   modelName: 'tiny-llama',
   parameters: 3_214_592,
-  scheme: { method: 'cherryq', bits: 3, groupSize: 128, cherryFraction: 1 / 256 },
+  scheme: schemeSchema.parse({}),
   training: null,
   engine: 'wasm',
   trainedTokens: 4096,

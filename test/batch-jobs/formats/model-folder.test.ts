@@ -70,6 +70,64 @@ describe('openModelFolder', () => {
     expect((await openModelFolder(store, 'm/')).sideFiles).toEqual(side);
   });
 
+  /** Repositories as they are published, without weights, config.json and README.md: what to take along, and what not. */
+  it.each<[string, string[], string[]]>([
+    [
+      'Llama 3.2 1B Instruct',
+      'LICENSE.txt USE_POLICY.md generation_config.json special_tokens_map.json tokenizer.json tokenizer_config.json'.split(
+        ' ',
+      ),
+      'original/consolidated.00.pth original/params.json original/tokenizer.model'.split(' '),
+    ],
+    [
+      'Mistral 7B Instruct v0.3',
+      'chat_template.jinja generation_config.json special_tokens_map.json tokenizer.json tokenizer.model tokenizer.model.v3 tokenizer_config.json'.split(
+        ' ',
+      ),
+      ['consolidated.safetensors', 'params.json'],
+    ],
+    [
+      'Mistral Small 3.1',
+      'generation_config.json preprocessor_config.json processor_config.json special_tokens_map.json tekken.json tokenizer.json tokenizer_config.json'.split(
+        ' ',
+      ),
+      ['SYSTEM_PROMPT.txt', 'params.json'],
+    ],
+    [
+      'Qwen2.5 0.5B Instruct',
+      'LICENSE generation_config.json merges.txt tokenizer.json tokenizer_config.json vocab.json'.split(' '),
+      [],
+    ],
+    [
+      'Qwen3 0.6B, saved by transformers 5',
+      'LICENSE additional_chat_templates/rag.jinja additional_chat_templates/tool_use.jinja chat_template.jinja generation_config.json merges.txt tokenizer.json tokenizer_config.json vocab.json'.split(
+        ' ',
+      ),
+      ['additional_chat_templates/notes/draft.jinja', 'runs/events.out'],
+    ],
+    [
+      'Gemma 3 4B',
+      'added_tokens.json chat_template.json generation_config.json preprocessor_config.json processor_config.json special_tokens_map.json tokenizer.json tokenizer.model tokenizer_config.json'.split(
+        ' ',
+      ),
+      [],
+    ],
+    [
+      'Phi-3 mini',
+      'LICENSE NOTICE.md added_tokens.json configuration_phi3.py generation_config.json modeling_phi3.py special_tokens_map.json tokenizer.json tokenizer.model tokenizer_config.json'.split(
+        ' ',
+      ),
+      ['CODE_OF_CONDUCT.md', 'SECURITY.md', 'sample_finetune.py'],
+    ],
+  ])('takes along what %s has beside its weights', async (_, side, other) => {
+    const store = await temporaryStore({
+      ...Object.fromEntries([...side, ...other, 'README.md', '.gitattributes'].map((path) => [`m/${path}`, 'x'])),
+      ...small,
+      'm/model.safetensors': model,
+    });
+    expect((await openModelFolder(store, 'm/')).sideFiles).toEqual(side);
+  });
+
   it('knows a model in CherryQ’s own format', async () => {
     const store = await temporaryStore({
       ...small,

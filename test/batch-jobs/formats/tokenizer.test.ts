@@ -5,6 +5,7 @@ import { describe, expect, it } from 'vitest';
 import { openTokenizer } from '../../../batch-jobs/src/formats/tokenizer.ts';
 import type { Tokenizer } from '../../../batch-jobs/src/formats/tokenizer.ts';
 import { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
+import { golden } from '../../support/golden.ts';
 import { hasSharedData, sharedData } from '../../support/shared-data.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
 
@@ -99,6 +100,36 @@ describe('openTokenizer', () => {
     expect(await ids({ 'tokenizer_config.json': { bos_token: null } })).toEqual([null, null]);
   });
 
+  it('takes names from special_tokens_map.json where tokenizer_config.json has none', async () => {
+    const map = { bos_token: { content: 'a' }, eos_token: '</s>' };
+    const { bosTokenId, eosTokenId } = await open({
+      'tokenizer.json': llamaLike(),
+      'tokenizer_config.json': { bos_token: '<s>' },
+      'special_tokens_map.json': map,
+    });
+    expect([bosTokenId, eosTokenId]).toEqual([1, 2]);
+  });
+
+  it('begins no text with BOS where the model says that it was trained without', async () => {
+    const phi = { 'tokenizer.json': llamaLike(), 'tokenizer_config.json': { bos_token: '<s>', add_bos_token: false } };
+    expect((await open(phi)).bosTokenId).toBeNull();
+    const qwen = { 'tokenizer_config.json': { bos_token: null }, 'config.json': { bos_token_id: 5 } };
+    expect((await open({ 'tokenizer.json': llamaLike(), ...qwen })).bosTokenId).toBeNull();
+  });
+
+  it('does not take what a template puts at the end for BOS', async () => {
+    const json = llamaLike();
+    json.post_processor = {
+      type: 'TemplateProcessing',
+      single: [{ Sequence: { id: 'A', type_id: 0 } }, { SpecialToken: { id: '</s>', type_id: 0 } }],
+      pair: [],
+      special_tokens: { '</s>': { id: '</s>', ids: [2], tokens: ['</s>'] } },
+    };
+    const tokenizer = await open({ 'tokenizer.json': json });
+    expect([...tokenizer.encode('a')]).toEqual([8, 2]);
+    expect(tokenizer.bosTokenId).toBeNull();
+  });
+
   it('counts ids, not tokens, for the size of the vocabulary', async () => {
     const json = { ...llamaLike(), added_tokens: [special(1, '<s>'), special(40, '<pad>')] };
     expect((await open({ 'tokenizer.json': json })).vocabSize).toBe(41);
@@ -146,6 +177,34 @@ describe('openTokenizer', () => {
     const damaged = await temporaryStore({ 'tokenizer.json': '{"version":' });
     await expect(openTokenizer(damaged, '')).rejects.toMatchObject({ code: 'invalid_json' });
   });
+});
+
+describe('tokenizers of the families', () => {
+  const { texts, kinds } = golden<{
+    texts: string[];
+    kinds: Record<string, { tokenizer: unknown; cases: { ids: number[]; plain: number[]; decoded: string }[] }>;
+  }>('tokenizers');
+
+  it.each<[string, number | null]>([
+    ['llama3', 422],
+    ['qwen', null],
+    ['llama2', 1],
+    ['mistral', 1],
+    ['gemma', 1],
+    ['phi3', null],
+    ['unigram', null],
+  ])(
+    'give the ids of Hugging Face tokenizers, of the kind of %s, whose texts begin with %s',
+    async (kind, bosTokenId) => {
+      const tokenizer = await open({ 'tokenizer.json': kinds[kind].tokenizer });
+      for (const [index, { ids, plain, decoded }] of kinds[kind].cases.entries()) {
+        expect([...tokenizer.encode(texts[index])]).toEqual(ids);
+        expect([...tokenizer.encode(texts[index], { addSpecialTokens: false })]).toEqual(plain);
+        expect(tokenizer.decode(plain)).toBe(decoded);
+      }
+      expect(tokenizer.bosTokenId).toBe(bosTokenId);
+    },
+  );
 });
 
 const shared = sharedData('tokenizers of other projects');

@@ -158,6 +158,19 @@ describe('the gradients', () => {
     await openEngine('wasm');
   });
 
+  it('are handed on in the order in which the backward pass comes to them', async () => {
+    const { config, weights, windows } = load('untied');
+    const { gradients } = await gradientsOf(new Decoder(config, sourceOf(weights)), windows, 1);
+    const inBlock =
+      'mlp.down_proj mlp.up_proj mlp.gate_proj post_attention_layernorm ' +
+      'self_attn.o_proj self_attn.v_proj self_attn.k_proj self_attn.q_proj input_layernorm';
+    const expected = Array.from({ length: config.numHiddenLayers }, (_, block) => {
+      return inBlock.split(' ').map((name) => `model.layers.${config.numHiddenLayers - 1 - block}.${name}.weight`);
+    });
+    const ends = ['model.norm.weight', 'lm_head.weight', ...expected.flat(), 'model.embed_tokens.weight'];
+    expect([...gradients.keys()]).toEqual(ends);
+  });
+
   it.each(['tied', 'untied'] as const)('predict how the loss changes along any direction, head %s', async (label) => {
     const { config, weights, windows } = load(label);
     const { gradients } = await gradientsOf(new Decoder(config, sourceOf(weights)), windows, 1);

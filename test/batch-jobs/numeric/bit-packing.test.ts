@@ -1,13 +1,9 @@
 import { describe, expect, it } from 'vitest';
-import {
-  packBits,
-  packRows,
-  packedBytes,
-  unpackBits,
-  unpackRows,
-} from '../../../batch-jobs/src/numeric/bit-packing.ts';
+import { packRows, packedBytes, unpackRows } from '../../../batch-jobs/src/numeric/bit-packing.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 
+const packBits = (values: Uint8Array | Uint16Array, bits: number) => packRows(values, 1, values.length, bits);
+const unpackBits = (packed: Uint8Array, bits: number, count: number) => unpackRows(packed, 1, count, bits);
 const widths = [1, 2, 3, 4, 5, 6, 7, 8];
 
 function randomValues(count: number, bits: number): Uint8Array {
@@ -15,7 +11,7 @@ function randomValues(count: number, bits: number): Uint8Array {
   return Uint8Array.from({ length: count }, () => Math.floor(random() * 2 ** bits));
 }
 
-describe('packBits', () => {
+describe('one row', () => {
   it('puts eight 3-bit values into three bytes as the published code does', () => {
     // v0:0-2, v1:3-5, v2: low 2 bits at 6-7, high bit in byte 1 bit 0, v3:1-3, v4:4-6, v5: low bit at 7, upper 2 in byte 2 ...
     const [v0, v1, v2, v3, v4, v5, v6, v7] = [5, 2, 6, 1, 7, 3, 4, 5];

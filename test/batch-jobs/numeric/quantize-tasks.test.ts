@@ -16,8 +16,10 @@ import {
   roundRows,
 } from '../../../batch-jobs/src/numeric/quantize-tasks.ts';
 import type { Cherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
-import { dequantizeMatrix, noCherries, quantizeMatrix, topPerRow } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import { dequantizeMatrix, noCherries, quantizeMatrix } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
+import { topCherries } from '../../support/cherries.ts';
+import { gridFor } from '../../support/grid.ts';
 
 const dtypes: FloatDtype[] = ['F32', 'F16', 'BF16'];
 
@@ -68,14 +70,15 @@ function quantized(
   groupSize: number,
   cherries: Cherries,
 ) {
-  const grid = { bits, groupSize };
+  const grid = gridFor(bits, groupSize);
   const sizes = packedSizes(rows, columns, grid, cherries.perRow);
   const into = {
     packed: new Uint8Array(sizes.packed),
     scales: new Uint8Array(sizes.scales),
+    zeros: new Uint8Array(sizes.zeros),
     cherryWeight: new Uint8Array(sizes.cherryWeight),
   };
-  const largest = quantizeRows({ source, dtype, rows, columns, grid, cherries, into });
+  const largest = quantizeRows({ source, dtype, rows, columns, grid, cherries, columnScales: null, into });
   return { into, largest };
 }
 
@@ -85,8 +88,8 @@ describe.each(dtypes)('rows of %s', (dtype) => {
       for (const [rows, columns, groupSize] of shapes) {
         const { source, exact } = inType(matrixOf(kind, rows, columns), dtype);
         for (const perRow of columns > 8 ? [0, 3] : [0]) {
-          const cherries = perRow === 0 ? noCherries : topPerRow(exact.map(Math.abs), columns, perRow);
-          const grid = { bits, groupSize };
+          const cherries = perRow === 0 ? noCherries : topCherries(exact, columns, perRow);
+          const grid = gridFor(bits, groupSize);
           const expected = quantizeMatrix(exact, columns, grid, cherries);
           const { into, largest } = quantized(source, dtype, rows, columns, bits, groupSize, cherries);
           const where = `${rows} x ${columns}, groups of ${groupSize}, ${perRow} cherries`;
@@ -97,11 +100,20 @@ describe.each(dtypes)('rows of %s', (dtype) => {
 
           const restored = dequantizeMatrix(expected);
           const copy = new Uint8Array(2 * rows * columns);
-          roundRows({ source, dtype, rows, columns, grid, cherries, into: copy });
+          roundRows({ source, dtype, rows, columns, grid, cherries, columnScales: null, into: copy });
           const before = perRow === 0 ? restored : withCherries(restored, exact, columns, cherries);
           expect(Buffer.compare(copy, bytesOf(float32ToFloat16(before))), where).toBe(0);
 
-          const { error, norm } = compareRows({ source, dtype, rows, columns, grid, cherries, stored: into });
+          const { error, norm } = compareRows({
+            source,
+            dtype,
+            rows,
+            columns,
+            grid,
+            cherries,
+            columnScales: null,
+            stored: into,
+          });
           let plainError = 0;
           let plainNorm = 0;
           exact.forEach((value, i) => {

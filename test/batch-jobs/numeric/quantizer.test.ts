@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { float16ToFloat32 } from '../../../batch-jobs/src/numeric/dtypes.ts';
-import type { Cherries, Grid, QuantizedMatrix } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import type { Cherries, Grid, LevelKind, QuantizedMatrix } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import {
   cherryCount,
   dequantizeMatrix,
@@ -8,11 +8,11 @@ import {
   noCherries,
   quantizeMatrix,
   storedBits,
-  topPerRow,
 } from '../../../batch-jobs/src/numeric/quantizer.ts';
-import { updateRows } from '../../../batch-jobs/src/numeric/train-tasks.ts';
+import { fakeQuantizeRows } from '../../../batch-jobs/src/numeric/fake-quantize.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 import { golden, unpack } from '../../support/golden.ts';
+import { gridFor } from '../../support/grid.ts';
 
 interface QuantizerGolden {
   matrices: Record<string, { rows: number; columns: number; weight: string }>;
@@ -30,14 +30,40 @@ interface QuantizerGolden {
   }[];
 }
 
+interface VariantsGolden {
+  columns: number;
+  groupSize: number;
+  weight: string;
+  columnScales: string;
+  cases: {
+    bits: number;
+    levels: LevelKind;
+    aligned: boolean;
+    shared: boolean;
+    scaled: boolean;
+    perRow: number;
+    cherryColumns: string;
+    qweight: string;
+    scales: string;
+    zeros: string;
+    values: string;
+  }[];
+}
+
 const { matrices, cases } = golden<QuantizerGolden>('quantizer');
+const variants = golden<VariantsGolden>('quantizer_variants');
 const bitWidths = [2, 3, 4, 8] as const;
 
-function faked(weight: Float32Array, columns: number, grid: Grid, cherries: Cherries): Float32Array {
-  const none = new Float32Array(weight.length);
+function faked(
+  weight: Float32Array,
+  columns: number,
+  grid: Grid,
+  cherries: Cherries,
+  columnScales: Float32Array | null = null,
+): Float32Array {
   const into = new Float32Array(weight.length);
-  const tensor = { weight, gradient: none, first: none, second: none, columns, quantized: { into, cherries } };
-  updateRows({ ranges: [{ tensor, fromRow: 0, untilRow: weight.length / columns }], adamW: null, grid });
+  const untilRow = weight.length / columns;
+  fakeQuantizeRows({ weight, columns, fromRow: 0, untilRow, grid, cherries, columnScales, into });
   return into;
 }
 
@@ -52,8 +78,8 @@ describe.each(
 )('$label', (one) => {
   const { columns } = matrices[one.matrix];
   const weight = unpack(Float32Array, matrices[one.matrix].weight);
-  const grid = { bits: one.bits, groupSize: one.groupSize === 'row' ? Infinity : one.groupSize };
-  const cherries = { perRow: one.perRow, columns: unpack(Uint32Array, one.cherryColumns) };
+  const grid = gridFor(one.bits, one.groupSize === 'row' ? Infinity : one.groupSize);
+  const cherries = { perRow: one.perRow, columns: unpack(Uint32Array, one.cherryColumns), shared: false };
 
   it('quantizes to the integers, scales and cherries of the published formulas', () => {
     const matrix = quantizeMatrix(weight, columns, grid, cherries);
@@ -87,6 +113,43 @@ describe.each(
   });
 });
 
+describe.each(
+  variants.cases.map((one) => ({
+    ...one,
+    label: [
+      `${one.bits} bits, ${one.levels}, ${one.perRow} cherries`,
+      one.aligned ? 'aligned groups' : 'compacted groups',
+      one.shared ? 'in columns' : 'in rows',
+      one.scaled ? 'scaled columns' : 'plain columns',
+    ].join(', '),
+  })),
+)('$label', (one) => {
+  const { columns, groupSize } = variants;
+  const weight = unpack(Float32Array, variants.weight);
+  const columnScales = one.scaled ? unpack(Float32Array, variants.columnScales) : null;
+  const grid = gridFor(one.bits, groupSize, { levels: one.levels, aligned: one.aligned });
+  const cherries = { perRow: one.perRow, columns: unpack(Uint32Array, one.cherryColumns), shared: one.shared };
+  const matrix = quantizeMatrix(weight, columns, grid, cherries, columnScales);
+
+  it('has the integers, scales and zero points that NumPy finds by the formulas', () => {
+    expect(matrix.qweight).toEqual(unpack(Uint8Array, one.qweight));
+    expect(matrix.scales).toEqual(unpack(Uint16Array, one.scales));
+    expect(matrix.zeros).toEqual(unpack(Uint8Array, one.zeros));
+  });
+
+  it('reads back to their values, which training simulates', () => {
+    const values = dequantizeMatrix(matrix);
+    expect(withoutNegativeZero(values)).toEqual(withoutNegativeZero(unpack(Float32Array, one.values)));
+    const simulated = faked(weight, columns, grid, cherries, columnScales);
+    cherries.columns.forEach((column, i) => {
+      const at = Math.floor(i / cherries.perRow) * columns + column;
+      expect(simulated[at]).toBe(weight[at]);
+      values[at] = weight[at];
+    });
+    expect(withoutNegativeZero(simulated)).toEqual(withoutNegativeZero(values));
+  });
+});
+
 describe('the grid', () => {
   it.each([
     [2, 0.75],
@@ -94,7 +157,7 @@ describe('the grid', () => {
     [4, 0.9375],
   ])('of %i bits has no zero and gives the largest weight back times %f', (bits, share) => {
     const weight = Float32Array.of(-1, 0, 0.5, 1);
-    const values = faked(weight, 4, { bits, groupSize: 4 }, noCherries);
+    const values = faked(weight, 4, gridFor(bits, 4), noCherries);
     expect(values[0]).toBeCloseTo(-share, 4);
     expect(values[3]).toBeCloseTo(share, 4);
     expect(values.every((value) => value !== 0)).toBe(true);
@@ -102,14 +165,14 @@ describe('the grid', () => {
   });
 
   it('of 8 bits keeps zero and the largest weight', () => {
-    const values = faked(Float32Array.of(-1, 0, 0.5, 1), 4, { bits: 8, groupSize: 4 }, noCherries);
+    const values = faked(Float32Array.of(-1, 0, 0.5, 1), 4, gridFor(8, 4), noCherries);
     expect(values[1] + 0).toBe(0);
     expect(values[3]).toBeCloseTo(1, 3);
   });
 
   it.each(bitWidths)('of %i bits stays finite and in range for rows of zeros and of the least float32', (bits) => {
     for (const weight of [new Float32Array(16), new Float32Array(16).fill(2 ** -149)]) {
-      const matrix = quantizeMatrix(weight, 16, { bits, groupSize: 8 }, noCherries);
+      const matrix = quantizeMatrix(weight, 16, gridFor(bits, 8), noCherries);
       expect(matrix.scales.every((scale) => scale > 0)).toBe(true);
       const values = dequantizeMatrix(matrix);
       expect(values.every((value) => Math.abs(value) < 1e-5)).toBe(true);
@@ -119,7 +182,7 @@ describe('the grid', () => {
   it.each(bitWidths)('of %i bits moves no weight by more than its share of the scale', (bits) => {
     const random = createRandom(6, bits);
     const weight = Float32Array.from({ length: 8 * 96 }, () => (random() - 0.5) ** 3);
-    const values = faked(weight, 96, { bits, groupSize: 32 }, noCherries);
+    const values = faked(weight, 96, gridFor(bits, 32), noCherries);
     for (let group = 0; group < weight.length / 32; group++) {
       const own = weight.subarray(32 * group, 32 * group + 32);
       const largest = own.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
@@ -147,29 +210,28 @@ describe('cherries', () => {
 
   it('pass through training untouched and do not count in the scale of their group', () => {
     const weight = Float32Array.of(0.1, 100, -0.2, 0.3, 0.15, -0.25, 0.05, -100);
-    const cherries = { perRow: 2, columns: Uint32Array.of(1, 7) };
-    const values = faked(weight, 8, { bits: 3, groupSize: 3 }, cherries);
+    const cherries = { perRow: 2, columns: Uint32Array.of(1, 7), shared: false };
+    const values = faked(weight, 8, gridFor(3, 3), cherries);
     expect([values[1], values[7]]).toEqual([100, -100]);
     expect(Math.max(...values.filter((_, i) => i !== 1 && i !== 7).map(Math.abs))).toBeLessThan(0.3);
   });
 
   it('are removed before groups are cut, so the last group is shorter', () => {
-    expect(groupCount(4096, 16, { bits: 3, groupSize: 128 })).toBe(32);
-    expect(groupCount(11_008, 40, { bits: 3, groupSize: 128 })).toBe(86);
-    expect(groupCount(172, 1, { bits: 3, groupSize: 64 })).toBe(3);
-    expect(groupCount(172, 1, { bits: 3, groupSize: Infinity })).toBe(1);
-  });
-
-  it('are the highest of each row, ascending, and of equal ones those in the lower columns', () => {
-    const score = Float32Array.of(1, 5, 5, 0, 5, 2, /* */ 0, 0, 0, 0, 0, 0, /* */ 9, 1, 2, 3, 4, 8);
-    expect(topPerRow(score, 6, 2)).toEqual({ perRow: 2, columns: Uint32Array.of(1, 2, 0, 1, 0, 5) });
-    expect(topPerRow(score, 6, 0)).toEqual({ perRow: 0, columns: new Uint32Array(0) });
+    expect(groupCount(4096, 16, gridFor(3, 128))).toBe(32);
+    expect(groupCount(11_008, 40, gridFor(3, 128))).toBe(86);
+    expect(groupCount(172, 1, gridFor(3, 64))).toBe(3);
+    expect(groupCount(172, 1, gridFor(3, Infinity))).toBe(1);
   });
 });
 
 describe('storedBits', () => {
   const of = (bits: number, groupSize: number, columns: number, perRow: number): number =>
-    storedBits({ rows: 1, columns, grid: { bits, groupSize }, cherries: { perRow, columns: new Uint32Array(perRow) } });
+    storedBits({
+      rows: 1,
+      columns,
+      grid: gridFor(bits, groupSize),
+      cherries: { perRow, columns: new Uint32Array(perRow), shared: false },
+    });
 
   it.each([
     [2, 128, 2.242, 2.125],
@@ -186,11 +248,22 @@ describe('storedBits', () => {
     },
   );
 
+  it('counts indices of whole columns and scales of columns once for all rows, and zero points at the width of integers', () => {
+    const cherries = { perRow: 16, columns: new Uint32Array(16 * 64), shared: true };
+    const grid = gridFor(3, 128);
+    const plain = storedBits({ rows: 64, columns: 4096, grid, cherries: { ...cherries, shared: false } });
+    expect(plain - storedBits({ rows: 64, columns: 4096, grid, cherries })).toBeCloseTo((16 * 16 * 63) / 64 / 4096, 10);
+    const asymmetric = { ...grid, levels: 'asymmetric' as const };
+    const own = { rows: 64, columns: 4096, grid: asymmetric, cherries: noCherries };
+    expect(storedBits(own)).toBeCloseTo(3 + (16 * 32 + 3 * 32) / 4096, 10);
+    expect(storedBits({ ...own, columnScales: new Float32Array(4096) }) - storedBits(own)).toBeCloseTo(16 / 64, 10);
+  });
+
   it('counts every byte that quantizeMatrix makes', () => {
     for (const { matrix: name, bits, groupSize, perRow, cherryColumns } of cases) {
       const { rows, columns } = matrices[name];
-      const cherries = { perRow, columns: unpack(Uint32Array, cherryColumns) };
-      const grid = { bits, groupSize: groupSize === 'row' ? Infinity : groupSize };
+      const cherries = { perRow, columns: unpack(Uint32Array, cherryColumns), shared: false };
+      const grid = gridFor(bits, groupSize === 'row' ? Infinity : groupSize);
       const matrix: QuantizedMatrix = quantizeMatrix(
         unpack(Float32Array, matrices[name].weight),
         columns,

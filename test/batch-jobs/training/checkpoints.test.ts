@@ -1,118 +1,111 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import type { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
-import { loadCheckpoint, saveCheckpoint } from '../../../batch-jobs/src/training/checkpoints.ts';
-import type { TrainState } from '../../../batch-jobs/src/training/train.ts';
+import type { Moments, MomentsInMemory } from '../../../batch-jobs/src/numeric/train-tasks.ts';
+import { openCheckpoint, saveCheckpoint } from '../../../batch-jobs/src/training/checkpoints.ts';
+import type { MomentsSettings } from '../../../batch-jobs/src/training/moments.ts';
+import { clearMoments, momentsBytes, setMoments } from '../../../batch-jobs/src/training/moments.ts';
+import type { TrainState, TrainStateOptions } from '../../../batch-jobs/src/training/train.ts';
 import { createTrainState } from '../../../batch-jobs/src/training/train.ts';
-import { temporaryStore } from '../../support/temporary-store.ts';
+import { temporaryFolder, temporaryStore } from '../../support/temporary-store.ts';
 
 const prefix = 'tenants/local/jobs/1/checkpoints/';
+const identity = { job: 'same' };
+const embedding = 'model.embed_tokens.weight';
+const norm = 'model.norm.weight';
+
+const made: TrainState[] = [];
+afterEach(() => Promise.all(made.splice(0).map((state) => state.close())));
+
+async function emptyState(options?: TrainStateOptions): Promise<TrainState> {
+  const weights = new Map([
+    [embedding, Float32Array.of(9, 9, 9)],
+    [norm, Float32Array.of(8, 8)],
+  ]);
+  const state = await createTrainState(weights, options);
+  made.push(state);
+  return state;
+}
 
 /** A state after some steps, every number of it another. */
-function stateAt(step: number): TrainState {
-  const state = createTrainState(
-    new Map([
-      ['a.weight', Float32Array.of(step, 1 / 3, -0)],
-      ['b.first.weight', Float32Array.of(1e-40, -step)],
-    ]),
-  );
-  for (const [name, moments] of state.moments) {
-    moments.first.fill(step + name.length);
-    moments.second.fill(step / 7);
+async function stateAt(step: number, options?: TrainStateOptions): Promise<TrainState> {
+  const state = await emptyState(options);
+  for (const name of state.changed) {
+    state.latent.get(name)?.set(name === norm ? [1e-40, -step] : [step, 1 / 3, -0]);
+    for (const part of ['first', 'second'] as const) {
+      const fill = async (_: number, into: Uint8Array) => void into.set(into.map((__, i) => i + step + part.length));
+      await setMoments(state.moments.get(name) as Moments, part, fill);
+    }
   }
   for (let i = 1; i <= step; i++) state.records.push({ step: i, loss: 3 / i, learningRate: 1e-3, gradientNorm: i });
   return state;
 }
 
-async function load(store: FolderStore, identity = 'same') {
-  const damages: string[] = [];
-  const state = await loadCheckpoint(store, prefix, identity, (message) => damages.push(message));
-  return { state, damages };
+/** All numbers of a state, wherever they are. */
+async function contentOf({ latent, moments, changed, records }: TrainState) {
+  const parts: Record<string, number[]> = {};
+  for (const [name, own] of moments) {
+    for (const part of ['first', 'second'] as const) {
+      const bytes: number[] = (parts[`${part}.${name}`] = []);
+      for await (const piece of momentsBytes(own, part)) bytes.push(...piece);
+    }
+  }
+  return { latent: structuredClone(latent), parts, changed: [...changed].sort(), records };
 }
 
-const save = (store: FolderStore, step: number, attempt = 1, identity = 'same'): Promise<void> =>
-  saveCheckpoint(store, prefix, identity, attempt, stateAt(step));
-
-async function current(store: FolderStore): Promise<string> {
-  return new TextDecoder().decode((await store.get(`${prefix}CURRENT`)) ?? undefined);
-}
-
-async function damage(store: FolderStore, generation: string, file: string, at: number): Promise<void> {
-  const key = `${prefix}${generation}/${file}`;
-  const bytes = (await store.get(key)) as Uint8Array;
-  bytes[at < 0 ? bytes.length + at : at] ^= 1;
-  await store.put(key, bytes);
-}
+const inFile = (): MomentsSettings => ({ dtype: 'bfloat16', folder: temporaryFolder() });
 
 describe('a checkpoint', () => {
-  it('gives back the state bit for bit', async () => {
-    const store = await temporaryStore();
-    await save(store, 3);
-    expect(await load(store)).toEqual({ state: stateAt(3), damages: [] });
-  });
-
-  it('is absent before the first was saved', async () => {
-    expect(await load(await temporaryStore())).toEqual({ state: null, damages: [] });
-  });
-
-  it('is the newest of those saved, and one before it is kept', async () => {
-    const store = await temporaryStore();
-    for (const step of [1, 2, 9, 10]) await save(store, step);
-    expect((await load(store)).state).toEqual(stateAt(10));
-    expect(await store.folders(prefix)).toHaveLength(2);
-  });
-
   it.each([
-    ['a flipped bit in its tensors', 'state.safetensors', -1, /hash/],
-    ['a flipped bit in its header', 'state.safetensors', 12, /hash/],
-    ['a damaged record', 'checkpoint.json', 0, /JSON/],
-  ])('with %s is passed over for the one before, and says so', async (_, file, at, reason) => {
+    ['of everything', () => ({})],
+    ['of norms alone', () => ({ trainedParameters: ['norms' as const] })],
+    ['with bfloat16 moments in a file', () => ({ moments: inFile() })],
+  ])('%s gives back the state bit for bit', async (_, options) => {
     const store = await temporaryStore();
-    await save(store, 4);
-    await save(store, 8);
-    const newest = await current(store);
-    await damage(store, newest, file, at);
-    const { state, damages } = await load(store);
-    expect(state).toEqual(stateAt(4));
-    expect(damages).toEqual([expect.stringMatching(reason)]);
-    expect(damages[0]).toContain(newest);
+    await saveCheckpoint(store, prefix, identity, 1, await stateAt(3, options()));
+    const checkpoint = await openCheckpoint(store, prefix, identity, 'auto', (message) => expect.fail(message));
+    expect(checkpoint?.step).toBe(3);
+    const state = await emptyState(options());
+    await checkpoint?.restore(state);
+    expect(await contentOf(state)).toEqual(await contentOf(await stateAt(3, options())));
   });
 
-  it.each(['state.safetensors', 'checkpoint.json'])('without its %s is passed over', async (file) => {
+  it('made with moments in a file serves a state that has them in memory', async () => {
     const store = await temporaryStore();
-    await save(store, 4);
-    await save(store, 8);
-    await store.delete(`${prefix}${await current(store)}/${file}`);
-    const { state, damages } = await load(store);
-    expect(state).toEqual(stateAt(4));
-    expect(damages).toHaveLength(1);
+    await saveCheckpoint(store, prefix, identity, 1, await stateAt(3, { moments: inFile() }));
+    const state = await emptyState({ moments: { dtype: 'bfloat16', folder: null } });
+    await (await openCheckpoint(store, prefix, identity, 'auto', (message) => expect.fail(message)))?.restore(state);
+    expect((state.moments.get(norm) as MomentsInMemory).first).toBeInstanceOf(Uint16Array);
+    expect(await contentOf(state)).toEqual(await contentOf(await stateAt(3, { moments: inFile() })));
   });
 
-  it('that was half written when the worker died is not looked at', async () => {
+  it('keeps the arrays of the state that it is restored to', async () => {
     const store = await temporaryStore();
-    await save(store, 4);
-    const [generation] = await store.folders(prefix);
-    await store.put(`${prefix}${generation.replace('4', '6')}/state.safetensors`, new Uint8Array(10));
-    expect(await load(store)).toEqual({ state: stateAt(4), damages: [] });
+    await saveCheckpoint(store, prefix, identity, 1, await stateAt(2));
+    const state = await stateAt(7);
+    const before = { weight: state.latent.get(norm), moments: state.moments.get(norm) };
+    for (const moments of state.moments.values()) await clearMoments(moments);
+    await (await openCheckpoint(store, prefix, identity, 'auto', (message) => expect.fail(message)))?.restore(state);
+    expect(state.latent.get(norm)).toBe(before.weight);
+    expect(state.moments.get(norm)).toBe(before.moments);
+    expect(await contentOf(state)).toEqual(await contentOf(await stateAt(2)));
   });
 
-  it('of another identity is refused', async () => {
+  it('holds only what training has changed', async () => {
     const store = await temporaryStore();
-    await save(store, 4);
-    const { state, damages } = await load(store, 'another scheme');
-    expect(state).toBeNull();
-    expect(damages).toEqual([expect.stringContaining('it is of another job')]);
+    const sizeOf = async (options?: TrainStateOptions): Promise<number> => {
+      await saveCheckpoint(store, prefix, identity, 1, await stateAt(1, options));
+      return (await store.head(`${prefix}000001-00000001/state.safetensors`))?.sizeBytes as number;
+    };
+    const saved = (await sizeOf()) - (await sizeOf({ trainedParameters: ['norms'] }));
+    // The embedding's weight and two moments, and what the header says of them.
+    expect(saved).toBeGreaterThanOrEqual(3 * 3 * 4);
   });
 
-  it('is kept when an attempt begins anew behind steps that an earlier one had saved', async () => {
-    const store = await temporaryStore();
-    await save(store, 20, 1, 'older version');
-    await save(store, 25, 1, 'older version');
-    await save(store, 5, 2);
-    expect((await load(store)).state).toEqual(stateAt(5));
-    await save(store, 6, 2);
-    expect((await load(store)).state).toEqual(stateAt(6));
-    expect(await store.folders(prefix)).toHaveLength(2);
-    await damage(store, await current(store), 'state.safetensors', -1);
-    expect((await load(store)).state).toEqual(stateAt(5));
+  it('is refused by a state of other shapes, naming the tensor', async () => {
+    const store: FolderStore = await temporaryStore();
+    await saveCheckpoint(store, prefix, identity, 1, await stateAt(1));
+    const other = await createTrainState(new Map([[embedding, new Float32Array(4)]]));
+    const checkpoint = await openCheckpoint(store, prefix, identity, 'auto', (message) => expect.fail(message));
+    await expect(checkpoint?.restore(other)).rejects.toThrow(/latent\.model\.embed_tokens\.weight of 16 bytes/);
   });
 });

@@ -2,9 +2,8 @@ import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
 import type { EngineName } from '../../../batch-jobs/src/engine/engine.ts';
 import { engineMemory, openEngine } from '../../../batch-jobs/src/engine/engine.ts';
-import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
+import { tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
-import { noCherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';
 import { Trainer, createTrainState } from '../../../batch-jobs/src/training/train.ts';
 
@@ -25,18 +24,21 @@ const config = parseModelConfig({
 });
 const random = createRandom(17);
 
-function createTrainer(): Trainer {
+async function createTrainer(): Promise<Trainer> {
   const weights = new Map<string, Float32Array>();
   for (const [name, shape] of tensorShapes(config)) {
     const length = shape.reduce((product, size) => product * size, 1);
     const draw = shape.length === 1 ? () => 1 : () => (random() - 0.5) / 4;
     weights.set(name, Float32Array.from({ length }, draw));
   }
-  const linears = [...weights.keys()].filter(isLinear);
   return new Trainer(
     {
       config,
-      quantizer: { grid: { bits: 3, groupSize: 64 }, cherries: new Map(linears.map((name) => [name, noCherries])) },
+      quantizer: {
+        grid: { bits: 3, groupSize: 64, levels: 'midRise' as const, aligned: false },
+        cherries: new Map(),
+        columnScales: new Map(),
+      },
       teacher: null,
       schedule: { peak: 1e-3, totalSteps: 40, warmupFraction: 0.1, floor: 0.1 },
       adamW: { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0 },
@@ -44,7 +46,7 @@ function createTrainer(): Trainer {
       batchSize: 8,
       windowAt: () => Int32Array.from({ length: 129 }, () => Math.floor(random() * config.vocabSize)),
     },
-    createTrainState(weights),
+    await createTrainState(weights),
   );
 }
 
@@ -61,7 +63,7 @@ const residentMegabytes = (): number => process.memoryUsage.rss() / 2 ** 20;
 describe.each(engines)('twenty training steps on %s', (engine) => {
   it('leave tensors, data and memory as they were', async () => {
     await openEngine(engine);
-    const trainer = createTrainer();
+    const trainer = await createTrainer();
     for (let i = 0; i < 5; i++) await trainer.advance();
     const held = () => ({
       tensors: tf.memory().numTensors,

@@ -1,22 +1,24 @@
 import { describe, expect, it } from 'vitest';
-import type { JobResult, Scheme } from 'cherryq/contract';
+import { schemeSchema, type JobResult } from 'cherryq/contract';
 import {
   formatBytes,
   formatSeconds,
   recoveredShare,
+  renderAnalysis,
   renderResult,
   renderTable,
   schemeLabel,
 } from '../../../sdk/src/cli/format.ts';
 
-const scheme: Scheme = { method: 'cherryq', bits: 3, groupSize: 128, cherryFraction: 1 / 256 };
+const scheme = schemeSchema.parse({});
+const unmeasured = { divergence: null, tasks: [] };
 const result: JobResult = {
   engine: 'wasm',
   engineReason: 'the best one present',
   parameters: 1_000_000,
-  baseline: { perplexity: 20, sizeBytes: 4_000_000 },
-  rounding: { perplexity: 30, sizeBytes: 500_000 },
-  compressed: { perplexity: 22, sizeBytes: 512_345, bitsPerWeight: 3.254 },
+  baseline: { perplexity: 20, sizeBytes: 4_000_000, ...unmeasured },
+  rounding: { perplexity: 30, sizeBytes: 500_000, ...unmeasured },
+  compressed: { perplexity: 22, sizeBytes: 512_345, bitsPerWeight: 3.254, ...unmeasured },
   hf: null,
   trainedTokens: 1024,
   evaluatedTokens: 4096,
@@ -43,7 +45,7 @@ describe('recoveredShare', () => {
   it('is the part of the loss by rounding that was won back', () => {
     expect(recoveredShare(result)).toBeCloseTo(0.8);
     expect(recoveredShare({ ...result, rounding: null })).toBeNull();
-    expect(recoveredShare({ ...result, rounding: { perplexity: 19, sizeBytes: 1 } })).toBeNull();
+    expect(recoveredShare({ ...result, rounding: { perplexity: 19, sizeBytes: 1, ...unmeasured } })).toBeNull();
   });
 });
 
@@ -61,5 +63,37 @@ describe('formats', () => {
         ],
       ),
     ).toBe('a      n\nlong   1\nb     22');
+  });
+});
+
+describe('renderResult, where more was measured', () => {
+  const tasks = [{ name: 'arc_easy', questions: 400, acc: 0.5125, accNorm: 0.5, accStderr: 0.025 }];
+  const measured = { ...result, compressed: { ...result.compressed, divergence: 0.0312, tasks } };
+
+  it('adds divergences and the scores of tasks', () => {
+    const lines = renderResult(measured, scheme).split('\n');
+    expect(lines).toContain('cherryq w3g128                      0.0312');
+    expect(lines).toContain('arc_easy  cherryq w3g128        400  51.2 %  2.5    50.0 %');
+  });
+});
+
+describe('renderAnalysis', () => {
+  it('shows the median heterogeneity of each kind of layer, and overlaps against chance', () => {
+    const score = (block: number, byImpact: number) => ({
+      matrix: `model.layers.${block}.mlp.down_proj.weight`,
+      byImpact,
+      byWeight: 1.25,
+      byActivation: 2,
+    });
+    const lines = renderAnalysis({
+      engine: 'wasm',
+      engineReason: 'the best one present',
+      parameters: 1000,
+      heterogeneity: [score(0, 30), score(1, 10), score(2, 20)],
+      overlaps: [{ first: 'a, draw 1', second: 'b, draw 1', sameSet: false, share: 0.415, byChance: 1 / 256 }],
+      seconds: 3,
+    }).split('\n');
+    expect(lines).toContain('mlp.down_proj               20.00       1.25           2.00');
+    expect(lines).toContain('a, draw 1 / b, draw 1  41.5 %      0.4 %');
   });
 });

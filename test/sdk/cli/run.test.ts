@@ -77,7 +77,8 @@ describe('--help', () => {
     for (const args of [[], ['--help']]) {
       const { exitCode, stdout } = await cherryq(args);
       expect(exitCode).toBe(0);
-      for (const name of ['compress', 'jobs', 'serve', 'inspect', 'eval', 'generate']) expect(stdout).toContain(name);
+      for (const name of ['compress', 'analyze', 'jobs', 'serve', 'inspect', 'eval', 'generate'])
+        expect(stdout).toContain(name);
     }
   });
 
@@ -111,7 +112,7 @@ describe('exit code 2', () => {
     ],
     [['serve', '--port', '99999'], '--port must be a whole number from 0 to 65535', 'cherryq serve'],
     [['generate', 'm'], 'missing <prompt>', 'cherryq generate'],
-    [['jobs'], 'cherryq jobs needs a command; it has list, show, wait, cancel, events', 'cherryq jobs'],
+    [['jobs'], 'cherryq jobs needs a command; it has list, show, wait, download, cancel, events', 'cherryq jobs'],
     [['jobs', 'stop'], '"stop" is not a command of cherryq jobs', 'cherryq jobs'],
     [['squeeze'], '"squeeze" is not a command of cherryq', 'cherryq'],
   ])('for %j', async (args, message, name) => {
