@@ -31,6 +31,21 @@ export interface StudyData {
   readonly outcomes: ReadonlyMap<string, Outcome>;
   readonly analyses: ReadonlyMap<string, AnalysisResult>;
   readonly reasons: ReadonlyMap<string, Reasons>;
+  readonly larger: readonly Larger[];
+}
+
+/** The main question on a model that takes too long for the rest. */
+export interface Larger {
+  readonly name: string;
+  /** What else a reader has to know of it. */
+  readonly note: string;
+  readonly text: string;
+  readonly groupSize: number;
+  readonly learningRate: number;
+  /** Median over the matrices, by impact. */
+  readonly heterogeneity: number;
+  readonly reasons: Reasons;
+  readonly runs: readonly { readonly name: string; readonly outcome: Outcome }[];
 }
 
 export interface Page {
@@ -52,6 +67,7 @@ export function pageOf(data: StudyData): Page {
     introduction(data),
     verdicts(data),
     reasonSection(data),
+    ...data.larger.map(largerSection),
     methodSection(data, pictures),
     criterionSection(data, pictures),
     fractionSection(data, pictures),
@@ -260,6 +276,28 @@ ${table(header, rows)}
   Rounding with as many bits or more is therefore rounding to 4 bits, or in groups of 32 where CherryQ has a scale per row.
 - **Cross-entropy on little text moves a small model off its optimum.** It was trained to the end on far more of the same; learning the original
   instead (distillation, block by block) closes more of the gap than cherries do (below).`;
+}
+
+function largerSection({ name, note, text, groupSize, learningRate, heterogeneity, reasons, runs }: Larger): string {
+  const [first] = runs;
+  const rows = runs.map(({ name: run, outcome }) => [
+    run,
+    outcome.bitsPerWeight.toFixed(2),
+    (outcome.compressed[0] as number).toFixed(2),
+    `${(outcome.sizeBytes / 1e6).toFixed(1)} MB`,
+  ]);
+  const { impactHeld, errorLeft } = reasons;
+  const parameters = Math.round((first?.outcome.parameters ?? NaN) / 1e6);
+  return `## The same on ${name}, ${parameters} million parameters
+
+Groups of ${groupSize}, ${training.tokens.toLocaleString('en-US')} tokens of WikiText-2's training text at a rate of ${learningRate}, everything else as above, one seed; the
+original has a perplexity of ${first?.outcome.original[0]?.toFixed(2)} on ${text}'s test text.${note === '' ? '' : ` ${note}`}
+
+${table(['', 'bits per weight', 'perplexity', 'size'], rows)}
+
+Impact is uneven here: the top 1/256 of a matrix's weights hold ${percent(impactHeld['1/256'])} of its impact (median), the top 1/32 ${percent(impactHeld['1/32'])}, and the heterogeneity score
+is ${heterogeneity.toFixed(2)}; keeping the largest 1/32 spares ${percent(1 - errorLeft.byWeight)} of the squared rounding error. Printed again by
+\`npm run study -- --model DIR --name ${name}\`, with the model's folder.`;
 }
 
 const criterionRun = (subject: Subject, criterion: (typeof criteria)[number], cherryMode: 'row' | 'column') =>

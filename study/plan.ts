@@ -191,3 +191,19 @@ export function variantRun(subject: Subject, variant: (typeof variants)[number],
   const { groupSize } = subject;
   return run(subject, { method: 'cherryq', bits: variant.bits, groupSize, ...variant.scheme }, seed, variant.training);
 }
+
+/** What is asked of a model that takes too long for everything: the methods at the centre, what makes a cherry, one seed. */
+export function largerRuns(subject: Subject): { readonly name: string; readonly run: Run }[] {
+  const [seed] = seeds;
+  const { groupSize } = subject;
+  return [
+    { name: 'rtn, 3 bits', run: run(subject, rounding(3, groupSize, 'published'), seed) },
+    { name: 'rtn, 4 bits', run: run(subject, rounding(4, groupSize, 'published'), seed) },
+    { name: 'qat, 3 bits', run: run(subject, { method: 'qat', ...centre(subject) }, seed) },
+    { name: 'cherryq, 3 bits', run: run(subject, { method: 'cherryq', ...centre(subject) }, seed) },
+    {
+      name: 'cherryq by weight, 3 bits',
+      run: run(subject, { method: 'cherryq', ...centre(subject), criterion: 'weight' }, seed),
+    },
+  ];
+}

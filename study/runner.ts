@@ -113,7 +113,7 @@ async function perplexity(model: string, file: string): Promise<number> {
 /** Where each model's important weights are, by an `analyze` job on its own calibration text and two others. */
 export async function analyzeAll(
   subjects: readonly Subject[],
-  othersOf: (subject: Subject) => readonly string[],
+  { others, draws, seed }: { readonly others: readonly string[]; readonly draws: number; readonly seed?: number },
   onDone: (name: string) => void,
 ): Promise<Map<string, AnalysisResult>> {
   const analyses = new Map(Object.entries(await readJson<Record<string, AnalysisResult>>(analysesFile, {})));
@@ -124,9 +124,9 @@ export async function analyzeAll(
       const { result } = await analyze(client, {
         model: subject.model,
         calibration: subject.calibration,
-        others: othersOf(subject),
-        draws: 3,
-        training: { sequenceLength: training.sequenceLength, impactSamples: training.impactSamples },
+        others,
+        draws,
+        training: { sequenceLength: training.sequenceLength, impactSamples: training.impactSamples, seed },
         out: analysisFolder(subject),
       });
       analyses.set(subject.name, result);
