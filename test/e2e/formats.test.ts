@@ -103,7 +103,7 @@ describe('the result of `cherryq compress`', () => {
     const again = ['compress', compressed.out, '--method', 'rtn', '--bits', '2', '--group-size', '16'];
     const where = ['--out', join(folder, 'again'), '--data-dir', join(folder, 'data')];
     const { exitCode, stderr } = await cherryq([...again, ...where]);
-    expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: expect.stringMatching(/Compress the original/) });
+    expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: expect.stringMatching(/Give the original/) });
   });
 });
 

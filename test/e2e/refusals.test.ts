@@ -309,7 +309,7 @@ describe('the API refuses', () => {
       title: 'an unknown field',
       body: { bitz: 3 },
       param: 'bitz',
-      says: /bitz is an unknown field; known are modelId/,
+      says: /bitz is an unknown field; known are kind, modelId/,
     },
     { title: 'an unknown field of the scheme', body: { scheme: { width: 3 } }, param: 'scheme.width', says: /unknown/ },
     { title: 'bits 0', body: { scheme: { bits: 0 } }, param: 'scheme.bits', says: /must be 2, 3, 4 or 8; got 0/ },
