@@ -1,7 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { CreateBucketCommand, ListMultipartUploadsCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
-import { afterAll, describe, expect, it } from 'vitest';
+import type { IncomingMessage } from 'node:http';
+import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
 import { S3Store } from '../../../batch-jobs/src/storage/index.ts';
+import type { Fault } from '../../support/faulty-proxy.ts';
+import { startFaultyProxy } from '../../support/faulty-proxy.ts';
 import { startMoto } from '../../support/moto.ts';
 import { describeStore } from '../../support/store-suite.ts';
 
@@ -79,6 +82,108 @@ describe.runIf(moto !== null)('on moto', () => {
       await expect(store.put('k', new Uint8Array(1))).rejects.toMatchObject(refusal);
       await expect(store.get('k')).rejects.toMatchObject(refusal);
       await expect(store.list('')).rejects.toMatchObject(refusal);
+    });
+  });
+
+  describe('S3Store on a bad day', () => {
+    const content = new Uint8Array(2_000_000).map((_, i) => (i * 7) % 251);
+    const isPut = ({ method }: IncomingMessage) => method === 'PUT';
+    const isGet = ({ method }: IncomingMessage) => method === 'GET';
+
+    async function faulty() {
+      const { bucket, store: direct } = await newStore();
+      const proxy = await startFaultyProxy(moto?.url ?? '');
+      onTestFinished(proxy.close);
+      const options = { ...moto?.client, endpoint: proxy.url };
+      return { direct, proxy, store: new S3Store({ bucket, prefix: 'some/where', client: options }) };
+    }
+
+    it.each<[string, Fault['kind']]>([
+      ['a busy service', { status: 503, code: 'SlowDown' }],
+      ['an internal error', { status: 500, code: 'InternalError' }],
+      ['a broken connection', 'reset'],
+    ])('gets through %s', async (_, kind) => {
+      const { store, proxy } = await faulty();
+      proxy.fail({ when: () => true, times: 2, kind });
+      expect(await store.put('k', content, { onlyIfAbsent: true })).toBe(true);
+      proxy.fail({ when: () => true, times: 2, kind });
+      expect(await store.get('k')).toEqual(content);
+      proxy.fail({ when: () => true, times: 1, kind });
+      expect(await store.list('')).toEqual([{ key: 'k', sizeBytes: content.length }]);
+    });
+
+    it('knows its own exclusive write again when the answer to it was lost', async () => {
+      const { store, proxy, direct } = await faulty();
+      proxy.fail({ when: isPut, times: 1, kind: 'lost' });
+      expect(await store.put('lock', content, { onlyIfAbsent: true })).toBe(true);
+      expect(proxy.requests.filter((line) => line.startsWith('PUT'))).toHaveLength(2);
+      expect(await direct.put('lock', content, { onlyIfAbsent: true })).toBe(false);
+    });
+
+    it('knows its own exclusive write of many parts again when the answer to the last request was lost', async () => {
+      const { store, proxy } = await faulty();
+      async function* pieces(): AsyncGenerator<Uint8Array> {
+        for (let i = 0; i < 18; i++) yield content;
+      }
+      proxy.fail({
+        when: ({ method, url }) => method === 'POST' && /uploadId=/.test(url ?? ''),
+        times: 1,
+        kind: 'lost',
+      });
+      expect(await store.put('large', pieces(), { onlyIfAbsent: true })).toBe(true);
+      expect(await store.head('large')).toEqual({ sizeBytes: 18 * content.length });
+    });
+
+    it('never takes the write of another for its own', async () => {
+      const { store, proxy, direct } = await faulty();
+      await direct.put('lock', Uint8Array.of(1), { onlyIfAbsent: true });
+      proxy.fail({ when: isPut, times: 1, kind: 'lost' });
+      expect(await store.put('lock', Uint8Array.of(2), { onlyIfAbsent: true })).toBe(false);
+      expect(await store.get('lock')).toEqual(Uint8Array.of(1));
+    });
+
+    it('says that an exclusive write did not come through among others that did not either', async () => {
+      const { store, proxy } = await faulty();
+      proxy.fail({ when: isPut, times: 1, kind: { status: 409, code: 'ConditionalRequestConflict' } });
+      const refusal = { name: 'TransientError', message: expect.stringContaining('being written by others') };
+      await expect(store.put('lock', content, { onlyIfAbsent: true })).rejects.toMatchObject(refusal);
+    });
+
+    it('reads on where a body breaks off, again and again', async () => {
+      const { store, proxy, direct } = await faulty();
+      await direct.put('k', content);
+      proxy.fail({ when: isGet, times: 5, kind: 'cut' });
+      expect(await store.get('k')).toEqual(content);
+      expect(proxy.requests).toHaveLength(6);
+      proxy.fail({ when: isGet, times: 2, kind: 'cut' });
+      const into = new Uint8Array(1000);
+      expect(await store.read('k', 500, into)).toBe(1000);
+      expect(into).toEqual(content.slice(500, 1500));
+    });
+
+    it('does not put two objects together when one is replaced while it is read', async () => {
+      const { store, proxy, direct } = await faulty();
+      await direct.put('k', content);
+      proxy.fail({ when: isGet, times: 1, kind: 'cut' });
+      const stream = await store.stream('k');
+      await direct.put('k', content.slice().reverse());
+      const refusal = { name: 'TransientError', message: expect.stringContaining('was replaced') };
+      await expect(new Response(stream).arrayBuffer()).rejects.toMatchObject(refusal);
+    });
+
+    it('calls a service that does not come back transient, and lasting refusals by what to do', async () => {
+      const { store, proxy } = await faulty();
+      proxy.fail({ when: isGet, times: 100, kind: { status: 503, code: 'SlowDown' } });
+      await expect(store.get('k')).rejects.toMatchObject({
+        name: 'TransientError',
+        message: expect.stringMatching(/^S3 could not read s3:\/\/.*some\/where\/k/),
+      });
+      proxy.fail({ when: isPut, times: 1, kind: { status: 403, code: 'AccessDenied' } });
+      await expect(store.put('k', content)).rejects.toMatchObject({
+        name: 'InputError',
+        code: 'store_access_denied',
+        message: expect.stringContaining('Grant s3:PutObject'),
+      });
     });
   });
 });
