@@ -31,7 +31,8 @@ export interface Clock {
 
 /** Says on whose behalf a request comes. @throws ProblemError (401, 403) when it may not. */
 export interface Keys {
-  authenticate(request: Request): Promise<{ tenant: string }>;
+  /** @param environment what the server's adapter knows of the request beside it, such as who the front says is calling */
+  authenticate(request: Request, environment?: unknown): Promise<{ tenant: string }>;
 }
 
 export interface LogEntry {

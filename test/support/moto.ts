@@ -19,7 +19,7 @@ export interface Moto {
   close(): Promise<void>;
 }
 
-const packages = ['moto[server,s3]==5.2.3'];
+const packages = ['moto[server,s3,batch]==5.2.3'];
 
 /** @returns null, after a line that says why, where it cannot be had; in CI (`CHERRYQ_TEST_NATIVE`) that is an error */
 export async function startMoto(): Promise<Moto | null> {
@@ -45,6 +45,12 @@ export async function startMoto(): Promise<Moto | null> {
     });
     server.on('exit', (code) => reject(new Error(`moto ended with ${code}: ${said.slice(-5).join(' ')}`)));
   });
+  // Batch would start containers; without Docker it only keeps what was submitted.
+  const configured = await fetch(`${url}/moto-api/config`, {
+    method: 'POST',
+    body: JSON.stringify({ batch: { use_docker: false } }),
+  });
+  if (!configured.ok) throw new Error(`moto refuses its configuration: ${await configured.text()}`);
   const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
   return {
     url,

@@ -11,8 +11,7 @@
  * A claim that was not followed by an id is looked up in Batch by the job's name, which nobody else uses, before anybody
  * submits again. What Batch says of a job comes by its events; `reconcile` asks for what was missed.
  */
-import type * as Sdk from '@aws-sdk/client-batch';
-import type { BatchClient, BatchClientConfig, JobDetail } from '@aws-sdk/client-batch';
+import type { BatchClient, BatchClientConfig, JobDetail, JobStatus } from '@aws-sdk/client-batch';
 import { exitCodes, terminalStatuses, type JobError } from 'cherryq/contract';
 import { createNumbered, readLatestNumbered } from '@cherryq/batch-jobs/storage';
 import { z } from 'zod';
@@ -31,6 +30,7 @@ import {
 import { queued } from '../jobs.ts';
 import { listKeys } from '../list-keys.ts';
 import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
+import type * as Sdk from './batch-sdk.ts';
 
 export interface BatchQueueOptions {
   readonly store: Store;
@@ -95,7 +95,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
 
   /** Loaded when it is first needed, since many requests never do. */
   function batch() {
-    opened ??= import('@aws-sdk/client-batch').then((sdk) => ({
+    opened ??= import('./batch-sdk.ts').then((sdk) => ({
       sdk,
       client: new sdk.BatchClient({ maxAttempts: 5, ...options.client }),
       // For `SubmitJob`: to repeat a request whose answer was lost would start the job twice.
@@ -272,7 +272,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
         const state = found === undefined ? 'is not there' : `is ${found.state} and ${found.status}`;
         throw new Error(`the job queue ${jobQueue} of AWS Batch ${state}${explained(found?.statusReason)}`);
       }
-      const count = async (statuses: readonly Sdk.JobStatus[]): Promise<number> => {
+      const count = async (statuses: readonly JobStatus[]): Promise<number> => {
         const pages = statuses.map((jobStatus) => client.send(new sdk.ListJobsCommand({ jobQueue, jobStatus })));
         return (await Promise.all(pages)).reduce((sum, { jobSummaryList = [] }) => sum + jobSummaryList.length, 0);
       };

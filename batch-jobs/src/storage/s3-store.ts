@@ -9,12 +9,11 @@
  */
 import { randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
-import type * as S3 from '@aws-sdk/client-s3';
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3';
-import type { Upload } from '@aws-sdk/lib-storage';
 import { InputError, TransientError } from '../errors.ts';
 import { checkByteRange } from './byte-range.ts';
 import { compareKeys, keySegments, prefixParts } from './keys.ts';
+import type * as S3Sdk from './s3-sdk.ts';
 import type { ByteRange, Store, StoredObject } from './store.ts';
 
 export interface S3StoreOptions {
@@ -27,7 +26,7 @@ export interface S3StoreOptions {
   readonly partBytes?: number;
 }
 
-type Sdk = typeof S3 & { readonly Upload: typeof Upload };
+type Sdk = typeof S3Sdk;
 
 /** 10,000 of these are 320 GB, more than any file of a model. */
 const defaultPartBytes = 2 ** 25;
@@ -197,16 +196,16 @@ export class S3Store implements Store {
   /** Loaded with the first request, so that nobody who works with a folder waits for it. */
   #sdk(): Promise<{ sdk: Sdk; client: S3Client }> {
     this.#opened ??= (async () => {
-      const [s3, { Upload }] = await Promise.all([import('@aws-sdk/client-s3'), import('@aws-sdk/lib-storage')]);
+      const sdk = await import('./s3-sdk.ts');
       const { AWS_ENDPOINT_URL_S3: own, AWS_ENDPOINT_URL: any } = process.env;
-      const client = new s3.S3Client({
+      const client = new sdk.S3Client({
         maxAttempts: 6,
         requestHandler: { connectionTimeout: 5000, socketTimeout: 30_000 },
         // Another server than AWS has no name for each bucket.
         forcePathStyle: own !== undefined || any !== undefined,
         ...this.#options.client,
       });
-      return { sdk: { ...s3, Upload }, client };
+      return { sdk, client };
     })();
     return this.#opened;
   }
