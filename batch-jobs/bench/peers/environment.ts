@@ -40,24 +40,28 @@ export async function pythonWith(
   const cache = path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'cherryq', kept);
   const folder = path.join(cache, packages.join('+').replace(/[^\w.+-]+/g, '-'));
   const python = path.join(folder, 'bin', 'python');
-  if (existsSync(path.join(folder, 'complete'))) return python;
+  if (existsSync(python)) return python;
   console.error(`Installing ${packages.join(', ')} (once) ...`);
-  await rm(folder, { recursive: true, force: true });
+  // Under a name of its own, so that two that begin at the same time do not disturb each other.
+  const making = `${folder}.${process.pid}`;
   await mkdir(cache, { recursive: true });
   try {
-    await run('python3', ['-m', 'venv', folder]);
-    const install = [python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...packages]] as const;
-    const plainly = (): Promise<unknown> => run(install[0], install[1]);
+    await run('python3', ['-m', 'venv', making]);
+    const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...packages];
+    const install = (...more: string[]): Promise<unknown> => run(path.join(making, 'bin', 'python'), [...pip, ...more]);
     // The plain index is asked when PyTorch's own cannot be reached.
-    if (!packages.includes(peerPackages.torch)) await plainly();
-    else await run(install[0], [...install[1], '--extra-index-url', torchIndex]).catch(plainly);
-    await mkdir(path.join(folder, 'complete.partial'));
-    await rename(path.join(folder, 'complete.partial'), path.join(folder, 'complete'));
+    if (!packages.includes(peerPackages.torch)) await install();
+    else await install('--extra-index-url', torchIndex).catch(() => install());
+    await rename(making, folder).catch((error: unknown) => {
+      if (!existsSync(python)) throw error;
+    });
   } catch (error) {
     throw new Error(
       `A Python with ${packages.join(', ')} could not be made: ${error instanceof Error ? error.message : String(error)}. Install python3 with venv, or set ${given} to a Python that has them.`,
       { cause: error },
     );
+  } finally {
+    await rm(making, { recursive: true, force: true });
   }
   return python;
 }

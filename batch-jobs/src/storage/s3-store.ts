@@ -28,6 +28,12 @@ export interface S3StoreOptions {
 
 type Sdk = typeof S3Sdk;
 
+/**
+ * On objects below a folder `checkpoints`: a bucket's lifecycle rules look at the beginning of a key or at tags, and checkpoints lie in
+ * the middle (`tenants/<tenant>/jobs/<id>/checkpoints/...`).
+ */
+export const checkpointTag = { key: 'cherryq-kind', value: 'checkpoint' } as const;
+
 /** 10,000 of these are 320 GB, more than any file of a model. */
 const defaultPartBytes = 2 ** 25;
 /** Times that a broken body is read on without a single byte in between. */
@@ -91,6 +97,7 @@ export class S3Store implements Store {
     const params = {
       ...this.#place(key),
       ...(onlyIfAbsent ? { IfNoneMatch: '*', Metadata: { [writerMark]: writer } } : {}),
+      ...(key.includes('/checkpoints/') ? { Tagging: `${checkpointTag.key}=${checkpointTag.value}` } : {}),
     };
     try {
       if (body instanceof Uint8Array && body.length <= partBytes) {

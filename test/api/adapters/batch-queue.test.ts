@@ -1,12 +1,13 @@
 import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
 import type { Job, JobEvent, JobState } from 'cherryq/contract';
-import { jobSchema } from 'cherryq/contract';
+import { jobSchema, pageOf } from 'cherryq/contract';
 import type { Store } from '@cherryq/batch-jobs/storage';
 import { createNumbered } from '@cherryq/batch-jobs/storage';
 import type { BatchQueue } from '../../../api/src/adapters/batch-queue.ts';
 import { createBatchQueue } from '../../../api/src/adapters/batch-queue.ts';
 import { createApp } from '../../../api/src/app.ts';
 import { advanceState, encodeJson, jobRef, readEvents, readLatestState } from '../../../api/src/job-log.ts';
+import type { Clock } from '../../../api/src/ports.ts';
 import { localKeys } from '../../../api/src/ports.ts';
 import { jsonRequest, read, uploadModel } from '../../support/api.ts';
 import type { BatchServer } from '../../support/batch-server.ts';
@@ -21,6 +22,7 @@ interface Setup {
   readonly batch: BatchServer;
   readonly proxy: FaultyProxy;
   readonly store: Store;
+  readonly clock: Clock;
   readonly queue: BatchQueue;
   readonly app: ReturnType<typeof createApp>;
   /** Milliseconds that the clock is ahead. */
@@ -50,7 +52,7 @@ beforeEach(async () => {
     });
   const queue = another();
   const app = createApp({ store, queue, clock, logger: () => undefined, keys: localKeys, version: '1.2.3' });
-  at = { batch, proxy, store, queue, app, another, wait: (ms) => void (ahead += ms) };
+  at = { batch, proxy, store, clock, queue, app, another, wait: (ms) => void (ahead += ms) };
 });
 
 const create = async (): Promise<Job> => {
@@ -359,5 +361,79 @@ describe('the queue', () => {
     become(1, failed(1));
     expect(await at.queue.reconcile()).toEqual({ open: 2, submitted: 0, ended: 1 });
     expect((await readJob(fine)).status).toBe('failed');
+  });
+});
+
+describe('a creation that dies', () => {
+  const writes = 10;
+  /** The store as a process sees it that dies with its nth write; `done`: once that is through. */
+  const dying = (store: Store, after: number, done: boolean): Store => {
+    let left = after;
+    return Object.assign(Object.create(store) as Store, {
+      async put(...args: Parameters<Store['put']>): Promise<boolean> {
+        if (left-- > 0) return store.put(...args);
+        if (left === -1 && done) await store.put(...args);
+        throw new Error('the process has died');
+      },
+    });
+  };
+  const cases = Array.from({ length: writes }, (_, after) => [false, true].map((done) => ({ after, done }))).flat();
+
+  it.each(cases)('with write $after, done: $done, leaves no job or one that runs, once', async ({ after, done }) => {
+    const { id: modelId } = await uploadModel(at);
+    const queueOf = (store: Store) =>
+      createBatchQueue({
+        store,
+        storeUrl: 's3://bucket/prefix',
+        clock: at.clock,
+        logger: () => undefined,
+        jobQueue: 'gpus',
+        jobDefinition: 'worker:7',
+        client: at.batch.client,
+      });
+    const appOf = (store: Store) =>
+      createApp({
+        store,
+        queue: queueOf(store),
+        clock: at.clock,
+        logger: () => undefined,
+        keys: localKeys,
+        version: '1.2.3',
+      });
+    const request = jsonRequest('POST', { modelId, scheme: { method: 'rtn' } }, { 'idempotency-key': 'once' });
+    const broken = await appOf(dying(at.store, after, done)).request('/v1/jobs', request);
+
+    at.wait(3 * minute);
+    await queueOf(at.store).reconcile();
+    const jobs = pageOf(jobSchema).parse(await (await appOf(at.store).request('/v1/jobs')).json()).data;
+    expect(at.batch.jobs).toHaveLength(jobs.length);
+    expect(jobs.length).toBeLessThanOrEqual(1);
+    // What was acknowledged is there.
+    if (broken.status === 202) expect(jobs).toHaveLength(1);
+
+    // The client asks again, as it does after an error of the server.
+    at.wait(61 * minute);
+    const again = await read(await appOf(at.store).request('/v1/jobs', request), 202, jobSchema);
+    await queueOf(at.store).reconcile();
+    expect(again.status).toBe('queued');
+    expect(at.batch.jobs.map(({ input }) => input.jobName)).toEqual([`cherryq-${again.id}`]);
+    if (jobs[0] !== undefined) expect(again.id).toBe(jobs[0].id);
+  });
+
+  it('two hundred at once with one key and body make one job, in Batch too; another body is refused', async () => {
+    const { id: modelId } = await uploadModel(at);
+    const post = async (bits: number) =>
+      at.app.request(
+        '/v1/jobs',
+        jsonRequest('POST', { modelId, scheme: { method: 'rtn', bits } }, { 'idempotency-key': 'many' }),
+      );
+    const statuses = (await Promise.all(Array.from({ length: 200 }, () => post(3)))).map(({ status }) => status);
+    expect(new Set(statuses)).toSatisfy((found: Set<number>) =>
+      [...found].every((status) => [202, 409].includes(status)),
+    );
+    expect(statuses).toContain(202);
+    expect((await post(4)).status).toBe(422);
+    expect((await post(3)).status).toBe(202);
+    expect(at.batch.jobs).toHaveLength(1);
   });
 });

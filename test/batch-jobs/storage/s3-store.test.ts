@@ -1,8 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import { CreateBucketCommand, ListMultipartUploadsCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
+import {
+  CreateBucketCommand,
+  GetObjectTaggingCommand,
+  ListMultipartUploadsCommand,
+  PutObjectCommand,
+  S3Client,
+} from '@aws-sdk/client-s3';
 import type { IncomingMessage } from 'node:http';
 import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
-import { S3Store } from '../../../batch-jobs/src/storage/index.ts';
+import { S3Store, checkpointTag } from '../../../batch-jobs/src/storage/index.ts';
 import type { Fault } from '../../support/faulty-proxy.ts';
 import { startFaultyProxy } from '../../support/faulty-proxy.ts';
 import { startMoto } from '../../support/moto.ts';
@@ -63,6 +69,18 @@ describe.runIf(moto !== null)('on moto', () => {
       expect(await store.list('')).toEqual([{ key: 'in', sizeBytes: 1 }]);
       await store.deletePrefix('i');
       expect(await new S3Store({ bucket, client: moto?.client }).list('')).toHaveLength(3);
+    });
+
+    it('tags checkpoints, which the bucket forgets after some days, and nothing else', async () => {
+      const { store, bucket } = await newStore('');
+      const keys = ['tenants/a/jobs/1/checkpoints/000001/state', 'tenants/a/jobs/1/spec.json'];
+      for (const key of keys) await store.put(key, new Uint8Array(1), { onlyIfAbsent: true });
+      const tagsOf = async (Key: string) =>
+        (await client().send(new GetObjectTaggingCommand({ Bucket: bucket, Key }))).TagSet;
+      expect(await Promise.all(keys.map(tagsOf))).toEqual([
+        [{ Key: checkpointTag.key, Value: checkpointTag.value }],
+        [],
+      ]);
     });
 
     it('lists and deletes more than a page', async () => {
