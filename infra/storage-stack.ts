@@ -3,13 +3,8 @@ import { CfnOutput, Duration, RemovalPolicy, Stack, type StackProps } from 'aws-
 import { Key } from 'aws-cdk-lib/aws-kms';
 import { BlockPublicAccess, Bucket, BucketEncryption, ObjectOwnership } from 'aws-cdk-lib/aws-s3';
 import type { Construct } from 'constructs';
+import { checkpointTag } from '@cherryq/batch-jobs/storage';
 import type { InstallContext } from './context.ts';
-
-/**
- * A checkpoint lies in the middle of its key (`tenants/<tenant>/jobs/<id>/checkpoints/...`), where a lifecycle rule's
- * prefix cannot reach; so whoever writes one to S3 gives it this tag.
- */
-export const checkpointTag = { key: 'cherryq-kind', value: 'checkpoint' } as const;
 
 export interface StorageStackProps extends StackProps {
   readonly context: InstallContext;

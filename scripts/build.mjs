@@ -96,6 +96,25 @@ for (const { outdir, entryPoints, outbase } of entries) {
   });
 }
 
+// The function carries all that it needs in one file, the SDK of AWS in files of their own that are read when they are needed.
+if (existsSync('api/src/lambda.ts'))
+  await build({
+    ...shared,
+    entryPoints: ['api/src/lambda.ts'],
+    outdir: 'api/dist/lambda',
+    splitting: true,
+    minify: true,
+    sourcemap: false,
+    packages: 'bundle',
+    // The SDK of AWS as modules, of which only what is used is taken.
+    mainFields: ['module', 'main'],
+    outExtension: { '.js': '.mjs' },
+    // What is CommonJS among the dependencies asks for Node.js's own modules by `require`.
+    banner: {
+      js: "import { createRequire as makeRequire } from 'node:module'; const require = makeRequire(import.meta.url);",
+    },
+  });
+
 if (process.argv.includes('--types'))
   execFileSync('npx', ['tsc', '-p', 'sdk/tsconfig.types.json'], { stdio: 'inherit' });
 

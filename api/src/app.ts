@@ -66,7 +66,7 @@ export function createApp(options: AppDeps): Api {
     await next();
   });
   app.use('/v1/*', async (c, next) => {
-    c.set('tenant', (await keys.authenticate(c.req.raw)).tenant);
+    c.set('tenant', (await keys.authenticate(c.req.raw, c.env)).tenant);
     await next();
   });
   app.on('POST', '/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: tooLarge }));

@@ -126,6 +126,7 @@ export function createJobs(deps: {
         tasks: tasks.map(({ name, id: task }) => ({ name, prefix: datasets.filesPrefix(tenant, task) })),
         analysisPrefixes: analysis.map(({ name, id: set }) => ({ name, prefix: datasets.filesPrefix(tenant, set) })),
       };
+      await queue.announce(job);
       await createJobFolder(store, job, clock, spec, queued(createdAt));
       await queue.submit(job);
       return view(job, await specOf(job));

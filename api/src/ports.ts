@@ -12,6 +12,8 @@ export interface JobRef {
 }
 
 export interface Queue {
+  /** Called before anything of a job is written, so that one whose creation breaks off is found and run, or forgotten. */
+  announce(job: JobRef): Promise<void>;
   /** Takes a job to run once, sooner or later; a job that is already waiting or running is left as it is. */
   submit(job: JobRef): Promise<void>;
   /** Drops a waiting job or stops a running one. The caller has already made its state final. */
@@ -29,7 +31,8 @@ export interface Clock {
 
 /** Says on whose behalf a request comes. @throws ProblemError (401, 403) when it may not. */
 export interface Keys {
-  authenticate(request: Request): Promise<{ tenant: string }>;
+  /** @param environment what the server's adapter knows of the request beside it, such as who the front says is calling */
+  authenticate(request: Request, environment?: unknown): Promise<{ tenant: string }>;
 }
 
 export interface LogEntry {

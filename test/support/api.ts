@@ -105,7 +105,7 @@ export async function readProblem(response: Response, code: ProblemCode): Promis
   return problem;
 }
 
-export async function uploadModel({ app }: TestApi, name = 'tiny', text = '{}'): Promise<Model> {
+export async function uploadModel({ app }: Pick<TestApi, 'app'>, name = 'tiny', text = '{}'): Promise<Model> {
   return upload(app, 'models', modelSchema, name, { 'config.json': text });
 }
 

@@ -16,20 +16,11 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createRequire } from 'node:module';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { exitCodes, type JobError } from 'cherryq/contract';
+import { exitCodes } from 'cherryq/contract';
 import { InputError } from '@cherryq/batch-jobs/storage';
-import {
-  advanceState,
-  appendEvents,
-  jobRef,
-  jobsPrefix,
-  readLastEvent,
-  readLatestState,
-  readSpec,
-  sealJob,
-} from '../job-log.ts';
+import { checkpointKeys, failJob, givenUp, meaningOf, noteInterruption, type Exit } from '../attempt-end.ts';
+import { advanceState, appendEvents, jobRef, jobsPrefix, readSpec, sealJob } from '../job-log.ts';
 import { queued } from '../jobs.ts';
-import { listKeys } from '../list-keys.ts';
 import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
 
 export interface ProcessQueueOptions {
@@ -62,12 +53,6 @@ interface Run {
   child: ChildProcess | null;
   /** Asked to stop: cancelled, or the queue closes. */
   stop: AbortController;
-}
-
-interface Exit {
-  code: number | null;
-  signal: NodeJS.Signals | null;
-  stderr: string;
 }
 
 export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
@@ -117,13 +102,13 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
 
       const end = meaningOf(exit);
       logger({ level: end.again ? 'warning' : 'error', message: `job ${job.id}: ${end.error.message}`, ...exit });
-      if (!end.again) return fail(job, end.error);
-      if (stop.signal.aborted) return noteInterruption(job, 'the server was asked to stop');
+      if (!end.again) return failJob(store, job, clock, end.error);
+      if (stop.signal.aborted) return noteInterruption(store, job, clock, 'the server was asked to stop');
 
       const saved = [...(await checkpointKeys(store, job))].some((key) => !before.has(key));
       fruitless = saved ? 0 : fruitless + 1;
-      if (fruitless === maxFruitlessAttempts) return fail(job, givenUp(end.error, fruitless));
-      await noteInterruption(job, end.error.message);
+      if (fruitless === maxFruitlessAttempts) return failJob(store, job, clock, givenUp(end.error, fruitless));
+      await noteInterruption(store, job, clock, end.error.message);
       if (exit.code === exitCodes.transient)
         await sleep(backoffMs * 2 ** Math.max(0, fruitless - 1), undefined, { signal: stop.signal }).catch(
           () => undefined,
@@ -155,32 +140,15 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
     });
   }
 
-  async function fail(job: JobRef, error: JobError): Promise<void> {
-    const { changed } = await advanceState(store, job, (latest) => ({
-      status: 'failed',
-      time: new Date(clock.now()).toISOString(),
-      attempt: latest?.attempt ?? 0,
-      by: 'queue',
-      error,
-      result: null,
-      analysisResult: null,
-    }));
-    if (changed) await appendEvents(store, job, clock, [{ type: 'job.failed', error }]);
-  }
-
-  /** Says in the job's events that an attempt broke off, unless the worker has said so itself. */
-  async function noteInterruption(job: JobRef, reason: string): Promise<void> {
-    const state = await readLatestState(store, job);
-    if (state?.status !== 'running' || (await readLastEvent(store, job))?.type === 'job.interrupted') return;
-    await appendEvents(store, job, clock, [{ type: 'job.interrupted', attempt: state.attempt, reason }]);
-  }
-
   function halt(run: Run, killAfterMs: number): void {
     run.stop.abort();
     if (run.child) terminate(run.child, killAfterMs);
   }
 
   const queue: ProcessQueue = {
+    // `recover` looks at all jobs.
+    announce: () => Promise.resolve(),
+
     submit(job) {
       const known = running.has(job.prefix) || waiting.some((each) => each.prefix === job.prefix);
       if (!known) waiting.push(job);
@@ -213,7 +181,7 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
         if (spec === null || (await sealJob(store, job, clock))) continue;
         const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued(spec.createdAt)));
         if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
-        await noteInterruption(job, 'the server was stopped');
+        await noteInterruption(store, job, clock, 'the server was stopped');
         await queue.submit(job);
         count++;
       }
@@ -221,56 +189,6 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
     },
   };
   return queue;
-}
-
-/** What the end of an attempt says about the job: whether to go on, and the error if this was the last attempt. */
-function meaningOf({ code, signal, stderr }: Exit): { again: boolean; error: JobError } {
-  const said = stderr === '' ? '' : ` Its last words:\n${stderr}`;
-  const service = (errorCode: string, message: string): JobError => ({
-    fault: 'service',
-    code: errorCode,
-    message,
-    param: null,
-  });
-  if (signal !== null || (code !== null && code > 128)) {
-    const name = signal ?? `signal ${(code ?? 0) - 128}`;
-    const cause = name === 'SIGTERM' || name === 'SIGINT' ? '' : ', most likely because memory ran out';
-    return { again: true, error: service('worker_crashed', `The worker was killed by ${name}${cause}.`) };
-  }
-  switch (code) {
-    case exitCodes.interrupted:
-      return { again: true, error: service('worker_interrupted', 'The worker was asked to stop.') };
-    case exitCodes.transient:
-      return { again: true, error: service('unavailable', `The worker met an error that may pass.${said}`) };
-    case exitCodes.input: {
-      const message = stderr === '' ? 'The worker refused its input without saying why.' : stderr;
-      return { again: false, error: { fault: 'user', code: 'invalid_input', message, param: null } };
-    }
-    case exitCodes.ok:
-      return {
-        again: false,
-        error: service('internal', 'The worker ended as if done, but left no result. This is a bug.'),
-      };
-    default:
-      return {
-        again: false,
-        error: service('internal', `The worker failed with exit code ${code}. This is a bug.${said}`),
-      };
-  }
-}
-
-function givenUp(error: JobError, attempts: number): JobError {
-  const advice =
-    error.code === 'worker_crashed'
-      ? ' Close other programs, use a machine with more memory, or lower training.batchSize and training.sequenceLength.'
-      : ' Create the job again when the cause is gone.';
-  return { ...error, message: `${attempts} attempts in a row ended before a checkpoint. ${error.message}${advice}` };
-}
-
-async function checkpointKeys(store: Store, job: JobRef): Promise<ReadonlySet<string>> {
-  const keys = new Set<string>();
-  for await (const key of listKeys(store, `${job.prefix}/checkpoints/`)) keys.add(key);
-  return keys;
 }
 
 /** Asks a worker to stop, then makes it. */

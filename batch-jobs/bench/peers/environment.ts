@@ -22,29 +22,46 @@ const torchIndex = 'https://download.pytorch.org/whl/cpu';
  * Path of a Python that has the peers' packages. `CHERRYQ_BENCH_PYTHON` names one that has them already.
  * @throws Error saying what is missing when none can be made
  */
-export async function peerPython(): Promise<string> {
-  const given = process.env.CHERRYQ_BENCH_PYTHON;
-  if (given) return given;
-  const cache = path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'cherryq', 'bench');
-  const wanted = Object.values(peerPackages);
-  const folder = path.join(cache, wanted.join('+').replaceAll('==', '-'));
+export function peerPython(): Promise<string> {
+  return pythonWith(Object.values(peerPackages), { kept: 'bench', given: 'CHERRYQ_BENCH_PYTHON' });
+}
+
+/**
+ * Path of a Python that has packages, in an environment of its own that is made once.
+ * @param packages with their versions   @param kept folder of the cache   @param given variable that may name a Python that has them
+ * @throws Error saying what is missing when none can be made
+ */
+export async function pythonWith(
+  packages: readonly string[],
+  { kept, given }: { readonly kept: string; readonly given: string },
+): Promise<string> {
+  const named = process.env[given];
+  if (named) return named;
+  const cache = path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'cherryq', kept);
+  const folder = path.join(cache, packages.join('+').replace(/[^\w.+-]+/g, '-'));
   const python = path.join(folder, 'bin', 'python');
-  if (existsSync(path.join(folder, 'complete'))) return python;
-  console.error(`Installing ${wanted.join(', ')} for the peer (once) ...`);
-  await rm(folder, { recursive: true, force: true });
+  if (existsSync(python)) return python;
+  console.error(`Installing ${packages.join(', ')} (once) ...`);
+  // Under a name of its own, so that two that begin at the same time do not disturb each other.
+  const making = `${folder}.${process.pid}`;
   await mkdir(cache, { recursive: true });
   try {
-    await run('python3', ['-m', 'venv', folder]);
-    const install = [python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...wanted]] as const;
+    await run('python3', ['-m', 'venv', making]);
+    const pip = ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', ...packages];
+    const install = (...more: string[]): Promise<unknown> => run(path.join(making, 'bin', 'python'), [...pip, ...more]);
     // The plain index is asked when PyTorch's own cannot be reached.
-    await run(install[0], [...install[1], '--extra-index-url', torchIndex]).catch(() => run(install[0], install[1]));
-    await mkdir(path.join(folder, 'complete.partial'));
-    await rename(path.join(folder, 'complete.partial'), path.join(folder, 'complete'));
+    if (!packages.includes(peerPackages.torch)) await install();
+    else await install('--extra-index-url', torchIndex).catch(() => install());
+    await rename(making, folder).catch((error: unknown) => {
+      if (!existsSync(python)) throw error;
+    });
   } catch (error) {
     throw new Error(
-      `The peer's Python could not be made: ${error instanceof Error ? error.message : String(error)}. Install python3 with venv, or set CHERRYQ_BENCH_PYTHON to a Python that has ${wanted.join(', ')}.`,
+      `A Python with ${packages.join(', ')} could not be made: ${error instanceof Error ? error.message : String(error)}. Install python3 with venv, or set ${given} to a Python that has them.`,
       { cause: error },
     );
+  } finally {
+    await rm(making, { recursive: true, force: true });
   }
   return python;
 }

@@ -14,6 +14,7 @@ import type { FileHandle } from 'node:fs/promises';
 import type { Dirent } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { InputError } from '../errors.ts';
+import { rangeWithin } from './byte-range.ts';
 import { compareKeys, isSegment, keySegments, prefixParts, temporaryFolder } from './keys.ts';
 import { StorageFullError } from './store.ts';
 import type { ByteRange, Store, StoredObject } from './store.ts';
@@ -46,7 +47,7 @@ export class FolderStore implements Store {
     const file = await this.#openObject(key);
     if (file === null) return null;
     try {
-      const { start, end } = within((await file.stat()).size, range);
+      const { start, end } = rangeWithin((await file.stat()).size, range);
       const bytes = new Uint8Array(end - start);
       const length = await readFully(file, bytes, start);
       return length === bytes.length ? bytes : bytes.slice(0, length);
@@ -71,7 +72,7 @@ export class FolderStore implements Store {
     let position: number;
     let end: number;
     try {
-      ({ start: position, end } = within((await file.stat()).size, range));
+      ({ start: position, end } = rangeWithin((await file.stat()).size, range));
     } catch (error) {
       await file.close();
       throw error;
@@ -345,15 +346,6 @@ async function isFolder(path: string): Promise<boolean> {
 function conflict(segments: readonly string[], reason: string): InputError {
   const key = segments.join('/');
   return new InputError('invalid_key', `${key} cannot be written: ${reason}. Choose another key.`, 'key');
-}
-
-/** The part of a range that the object has.  @throws RangeError when it is not one of whole, ordered, positive numbers */
-function within(sizeBytes: number, range: ByteRange = { start: 0, end: sizeBytes }): ByteRange {
-  const { start, end } = range;
-  if (!Number.isSafeInteger(start) || !Number.isSafeInteger(end) || start < 0 || end < start) {
-    throw new RangeError(`A byte range must have 0 <= start <= end in whole numbers; got ${start} to ${end}.`);
-  }
-  return { start: Math.min(start, sizeBytes), end: Math.min(end, sizeBytes) };
 }
 
 /** Fills `bytes` from a position.  @returns how many there were before the end of the file */

@@ -80,6 +80,8 @@ function lineOf(event: JobEvent): string | null {
   switch (event.type) {
     case 'job.queued':
       return 'queued';
+    case 'job.waiting':
+      return `waiting: ${event.reason}`;
     case 'job.started': {
       const resumed = event.resumedFromStep === null ? '' : `, goes on from step ${event.resumedFromStep}`;
       const attempt = event.attempt > 1 ? ` (attempt ${event.attempt}${resumed})` : '';

@@ -10,6 +10,8 @@ export const eventIdSchema = z.string().regex(/^\d{8}\.\d{4}$/, 'is not an event
 
 const eventBodies = [
   z.object({ type: z.literal('job.queued') }),
+  /** The queue has taken the job but cannot start it yet: no machine is free, a quota is used up, a setting is wrong. */
+  z.object({ type: z.literal('job.waiting'), reason: z.string() }),
   z.object({
     type: z.literal('job.started'),
     attempt: z.number().int(),

@@ -7,6 +7,7 @@ import { pathToFileURL } from 'node:url';
 import { afterAll, describe, expect, it } from 'vitest';
 import {
   FolderStore,
+  S3Store,
   StorageFullError,
   contentFingerprint,
   folderFingerprint,
@@ -156,9 +157,17 @@ describe('openStore', () => {
     expect(await openStore(pathToFileURL(root).href).get('a')).toEqual(bytes('x'));
   });
 
-  it.each(['s3://bucket/prefix', 'https://example.com/', 'file://host/share', ''])('refuses %j', (url) => {
-    expect(() => openStore(url)).toThrow(expect.objectContaining({ code: 'unknown_store' }));
+  it('opens a bucket, with or without a prefix', () => {
+    for (const url of ['s3://my.bucket-1', 's3://bucket/', 's3://bucket/a/prefix', 's3://bucket/a/prefix/'])
+      expect(openStore(url)).toBeInstanceOf(S3Store);
   });
+
+  it.each(['s3://', 's3:bucket', 's3://Upper_Case/x', 's3://b', 'https://example.com/', 'file://host/share', ''])(
+    'refuses %j',
+    (url) => {
+      expect(() => openStore(url)).toThrow(expect.objectContaining({ code: 'unknown_store' }));
+    },
+  );
 });
 
 describe('fingerprints', () => {

@@ -1,0 +1,413 @@
+/**
+ * The queue of a private install: each job is a job of AWS Batch, which starts our container on a machine with a GPU and,
+ * where that machine is taken away or the worker asks for it, starts it again.
+ *
+ * `SubmitJob` cannot be told that it is a repetition, so who submits is decided in the store first:
+ *
+ *     tenants/<tenant>/open/<id>          the job may still need Batch; written before anything else of it, deleted last
+ *     <job>/batch/<n>.json  claimed       one caller may submit now, until the claim is old
+ *                           submitted     the id that Batch gave
+ *
+ * A claim that was not followed by an id is looked up in Batch by the job's name, which nobody else uses, before anybody
+ * submits again. What Batch says of a job comes by its events; `reconcile` asks for what was missed.
+ */
+import type { BatchClient, BatchClientConfig, JobDetail, JobStatus } from '@aws-sdk/client-batch';
+import { exitCodes, terminalStatuses, type JobError } from 'cherryq/contract';
+import { createNumbered, readLatestNumbered } from '@cherryq/batch-jobs/storage';
+import { z } from 'zod';
+import { checkpointKeys, failJob, givenUp, meaningOf, noteInterruption, serviceError } from '../attempt-end.ts';
+import {
+  advanceState,
+  appendEvents,
+  decodeJson,
+  encodeJson,
+  jobRef,
+  readEvents,
+  readLatestState,
+  readSpec,
+  sealJob,
+} from '../job-log.ts';
+import { queued } from '../jobs.ts';
+import { listKeys } from '../list-keys.ts';
+import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
+import type * as Sdk from './batch-sdk.ts';
+
+export interface BatchQueueOptions {
+  readonly store: Store;
+  /** Where the container opens the same store. */
+  readonly storeUrl: string;
+  readonly clock: Clock;
+  readonly logger: Logger;
+  /** Names or ARNs. */
+  readonly jobQueue: string;
+  readonly jobDefinition: string;
+  /** Region, endpoint, credentials; default: what the environment says. */
+  readonly client?: BatchClientConfig;
+}
+
+export interface BatchQueue extends Queue {
+  /** Acts on a "Batch Job State Change" event; of others' jobs it does nothing. */
+  onStateChange(detail: BatchDetail): Promise<void>;
+  /** Looks at every open job: submits what was lost, acts on what was missed, stops what nobody wants any more. */
+  reconcile(): Promise<Reconciled>;
+}
+
+/** What an event and `DescribeJobs` have in common. */
+export type BatchDetail = Pick<JobDetail, 'jobId' | 'jobName' | 'status' | 'statusReason'> & {
+  readonly container?: {
+    readonly exitCode?: number;
+    readonly reason?: string;
+    readonly environment?: readonly { readonly name?: string; readonly value?: string }[];
+  };
+};
+
+export interface Reconciled {
+  readonly open: number;
+  readonly submitted: number;
+  readonly ended: number;
+}
+
+const entrySchema = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('claimed'), time: z.iso.datetime() }),
+  z.object({
+    type: z.literal('submitted'),
+    batchJobId: z.string(),
+    /** Keys of checkpoints when it was submitted. */
+    checkpoints: z.array(z.string()),
+  }),
+]);
+type Entry = z.infer<typeof entrySchema>;
+
+const digits = 4;
+/** So long a caller may take from its claim to the answer of `SubmitJob`; a claim that is older is nobody's. */
+const submitWithinMs = 60_000;
+const claimExpiresMs = 2 * submitWithinMs;
+/** Starts of one Batch job, most of them after a reclaimed machine; Batch allows no more. */
+const batchAttempts = 10;
+/** Batch jobs of one job, each of which must have left a new checkpoint but the last. */
+const maxSubmissions = 50;
+/** An announced job that was never made is forgotten after this. */
+const announcedForMs = 3_600_000;
+
+export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
+  const { store, storeUrl, clock, logger, jobQueue, jobDefinition } = options;
+  let opened: Promise<{ sdk: typeof Sdk; client: BatchClient; once: BatchClient }> | undefined;
+
+  /** Loaded when it is first needed, since many requests never do. */
+  function batch() {
+    opened ??= import('./batch-sdk.ts').then((sdk) => ({
+      sdk,
+      client: new sdk.BatchClient({ maxAttempts: 5, ...options.client }),
+      // For `SubmitJob`: to repeat a request whose answer was lost would start the job twice.
+      once: new sdk.BatchClient({ ...options.client, maxAttempts: 1 }),
+    }));
+    return opened;
+  }
+
+  async function latestEntry(job: JobRef): Promise<{ number: number; entry: Entry } | null> {
+    const found = await readLatestNumbered(store, entriesPrefix(job));
+    return found && { number: found.number, entry: entrySchema.parse(decodeJson(found.body)) };
+  }
+
+  const append = (job: JobRef, number: number, entry: Entry): Promise<boolean> =>
+    createNumbered(store, entriesPrefix(job), digits, '.json', number, encodeJson(entry));
+
+  /** @param after number of the entry that the caller has decided on   @returns whether this call has submitted it */
+  async function submitAfter(job: JobRef, after: number): Promise<boolean> {
+    const began = clock.now();
+    const claim: Entry = { type: 'claimed', time: new Date(began).toISOString() };
+    if (!(await append(job, after + 1, claim))) return false;
+    const checkpoints = [...(await checkpointKeys(store, job))];
+    const batchJobId = await submitOnce(job, began + submitWithinMs, after > 0);
+    if (await append(job, after + 2, { type: 'submitted', batchJobId, checkpoints })) {
+      const state = await readLatestState(store, job);
+      // Cancelled in between, when there was nothing to stop yet.
+      if (state !== null && terminalStatuses.has(state.status)) await terminate(batchJobId, 'the job was cancelled');
+      return true;
+    }
+    // So slow that another took the claim for dead: the other's counts.
+    const now = (await latestEntry(job))?.entry;
+    if (now?.type !== 'submitted' || now.batchJobId !== batchJobId) await terminate(batchJobId, 'submitted twice');
+    return false;
+  }
+
+  /** @param mayBeThere whether an earlier claim may have got as far as Batch   @returns the id in Batch */
+  async function submitOnce(job: JobRef, until: number, mayBeThere: boolean): Promise<string> {
+    const { sdk, once } = await batch();
+    const command = new sdk.SubmitJobCommand({
+      jobName: nameOf(job),
+      jobQueue,
+      jobDefinition,
+      containerOverrides: {
+        environment: [
+          { name: 'CHERRYQ_STORE', value: storeUrl },
+          { name: 'CHERRYQ_JOB', value: job.prefix },
+        ],
+      },
+      retryStrategy: {
+        attempts: batchAttempts,
+        evaluateOnExit: [
+          { onStatusReason: 'Host EC2*', action: 'RETRY' },
+          { onReason: 'OutOfMemoryError*', action: 'EXIT' },
+          { onExitCode: String(exitCodes.interrupted), action: 'RETRY' },
+          { onExitCode: String(exitCodes.transient), action: 'RETRY' },
+          { onReason: '*', action: 'EXIT' },
+        ],
+      },
+      tags: { 'cherryq:job': job.id, 'cherryq:tenant': job.tenant },
+      propagateTags: true,
+    });
+    for (let look = mayBeThere; ; look = true) {
+      const there = look ? await findActive(job) : null;
+      if (there !== null) return there;
+      if (clock.now() >= until) throw new Error(`job ${job.id} could not be submitted to AWS Batch in time`);
+      try {
+        const { jobId } = await once.send(command, { abortSignal: AbortSignal.timeout(until - clock.now()) });
+        if (jobId === undefined) throw new Error('AWS Batch took a job and gave no id');
+        return jobId;
+      } catch (error) {
+        if (!mayPass(error)) throw error;
+        logger({
+          level: 'warning',
+          message: `job ${job.id}: AWS Batch did not answer, asking whether it has it`,
+          error,
+        });
+      }
+    }
+  }
+
+  /** The Batch job of our job that has not ended. */
+  async function findActive(job: JobRef): Promise<string | null> {
+    const { sdk, client } = await batch();
+    const filters = [{ name: 'JOB_NAME', values: [nameOf(job)] }];
+    for (let nextToken: string | undefined; ;) {
+      const page = await client.send(new sdk.ListJobsCommand({ jobQueue, filters, nextToken }));
+      const active = page.jobSummaryList?.find(({ status }) => status !== 'SUCCEEDED' && status !== 'FAILED');
+      if (active?.jobId !== undefined) return active.jobId;
+      nextToken = page.nextToken;
+      if (nextToken === undefined) return null;
+    }
+  }
+
+  async function terminate(jobId: string, reason: string): Promise<void> {
+    const { sdk, client } = await batch();
+    await client.send(new sdk.TerminateJobCommand({ jobId, reason }));
+  }
+
+  async function describeJob(jobId: string): Promise<JobDetail | null> {
+    const { sdk, client } = await batch();
+    const { jobs = [] } = await client.send(new sdk.DescribeJobsCommand({ jobs: [jobId] }));
+    return jobs[0] ?? null;
+  }
+
+  /** Acts on what Batch says of the newest Batch job of a job.  @returns whether the job needs Batch no more */
+  async function settle(job: JobRef, detail: BatchDetail): Promise<boolean> {
+    const ended = await sealJob(store, job, clock);
+    switch (detail.status) {
+      case 'SUCCEEDED':
+      case 'FAILED':
+        if (!ended && !(await settleEnd(job, detail))) return false;
+        await store.delete(openKey(job));
+        return true;
+      default:
+        if (ended && detail.jobId !== undefined) await terminate(detail.jobId, 'the job has ended');
+        else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail.statusReason);
+        return false;
+    }
+  }
+
+  /** @returns whether the job has ended; false: it was submitted again */
+  async function settleEnd(job: JobRef, detail: BatchDetail): Promise<boolean> {
+    const end = endOf(detail);
+    const latest = await latestEntry(job);
+    const before = latest?.entry.type === 'submitted' ? latest.entry.checkpoints : [];
+    const saved = [...(await checkpointKeys(store, job))].some((key) => !before.includes(key));
+    // The worker may have written the last word since the job was looked at.
+    if (await sealJob(store, job, clock)) return true;
+    if (end.again && saved && latest !== null && latest.number / 2 < maxSubmissions) {
+      await noteInterruption(store, job, clock, end.error.message);
+      await submitAfter(job, latest.number);
+      return false;
+    }
+    logger({ level: 'error', message: `job ${job.id}: ${end.error.message}`, batchJobId: detail.jobId });
+    await failJob(store, job, clock, end.again ? givenUp(end.error, batchAttempts) : end.error);
+    return true;
+  }
+
+  /** Says once why Batch does not start a job. */
+  async function noteWaiting(job: JobRef, reason: string | undefined): Promise<void> {
+    if (!reason) return;
+    const text = explain(reason);
+    for await (const event of readEvents(store, job)) {
+      if (event.type === 'job.started') return;
+      if (event.type === 'job.waiting' && event.reason === text) return;
+    }
+    await appendEvents(store, job, clock, [{ type: 'job.waiting', reason: text }]);
+  }
+
+  const queue: BatchQueue = {
+    async announce(job) {
+      const time = new Date(clock.now()).toISOString();
+      await store.put(openKey(job), encodeJson({ time }), { onlyIfAbsent: true });
+    },
+
+    async submit(job) {
+      const latest = await latestEntry(job);
+      if (latest?.entry.type === 'submitted') return;
+      // Whoever has claimed it is at it, or `reconcile` finds out that nobody is.
+      if (latest !== null && clock.now() - Date.parse(latest.entry.time) < claimExpiresMs) return;
+      await submitAfter(job, latest?.number ?? 0);
+    },
+
+    async cancel(job) {
+      const latest = await latestEntry(job);
+      if (latest?.entry.type === 'submitted') await terminate(latest.entry.batchJobId, 'the job was cancelled');
+    },
+
+    async describe() {
+      const { sdk, client } = await batch();
+      const { jobQueues = [] } = await client.send(new sdk.DescribeJobQueuesCommand({ jobQueues: [jobQueue] }));
+      const [found] = jobQueues;
+      if (found?.state !== 'ENABLED' || found.status !== 'VALID') {
+        const state = found === undefined ? 'is not there' : `is ${found.state} and ${found.status}`;
+        throw new Error(`the job queue ${jobQueue} of AWS Batch ${state}${explained(found?.statusReason)}`);
+      }
+      const count = async (statuses: readonly JobStatus[]): Promise<number> => {
+        const pages = statuses.map((jobStatus) => client.send(new sdk.ListJobsCommand({ jobQueue, jobStatus })));
+        return (await Promise.all(pages)).reduce((sum, { jobSummaryList = [] }) => sum + jobSummaryList.length, 0);
+      };
+      return {
+        waiting: await count(['SUBMITTED', 'PENDING', 'RUNNABLE']),
+        running: await count(['STARTING', 'RUNNING']),
+      };
+    },
+
+    // Batch goes on by itself.
+    close: () => Promise.resolve(),
+
+    async onStateChange(detail) {
+      const prefix = detail.container?.environment?.find(({ name }) => name === 'CHERRYQ_JOB')?.value;
+      const [, tenant, id] = /^tenants\/([^/]+)\/jobs\/([^/]+)$/.exec(prefix ?? '') ?? [];
+      if (tenant === undefined || id === undefined) return;
+      const job = jobRef(tenant, id);
+      const latest = (await latestEntry(job))?.entry;
+      // Of an earlier Batch job, or of one that has no entry yet; `reconcile` comes to the latter.
+      if (latest?.type !== 'submitted' || latest.batchJobId !== detail.jobId) return;
+      await settle(job, detail);
+    },
+
+    async reconcile() {
+      let [open, submitted, ended] = [0, 0, 0];
+      for (const tenant of await store.folders('tenants/')) {
+        const start = openPrefix(tenant);
+        for await (const key of listKeys(store, start)) {
+          const job = jobRef(tenant, key.slice(start.length));
+          open++;
+          try {
+            const outcome = await reconcileJob(job, key);
+            if (outcome === 'submitted') submitted++;
+            if (outcome === 'ended') ended++;
+          } catch (error) {
+            logger({
+              level: 'error',
+              message: `job ${job.id} could not be reconciled; the next run tries again`,
+              error,
+            });
+          }
+        }
+      }
+      return { open, submitted, ended };
+    },
+  };
+
+  async function reconcileJob(job: JobRef, key: string): Promise<'submitted' | 'ended' | 'waits'> {
+    const spec = await readSpec(store, job);
+    if (spec === null) {
+      const body = await store.get(key);
+      const { time } = z.object({ time: z.iso.datetime() }).parse(body && decodeJson(body));
+      if (clock.now() - Date.parse(time) < announcedForMs) return 'waits';
+      await store.delete(key);
+      return 'ended';
+    }
+    const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued(spec.createdAt)));
+    if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
+    const latest = await latestEntry(job);
+    if (latest?.entry.type === 'submitted') {
+      const detail = await describeJob(latest.entry.batchJobId);
+      if (detail !== null) return (await settle(job, detail)) ? 'ended' : 'waits';
+      // Batch forgets jobs a week after their end.
+      if (!(await sealJob(store, job, clock))) {
+        await failJob(store, job, clock, serviceError('lost', 'AWS Batch no longer knows the job. Create it again.'));
+      }
+      await store.delete(key);
+      return 'ended';
+    }
+    if (await sealJob(store, job, clock)) {
+      const orphan = latest === null ? null : await findActive(job);
+      if (orphan !== null) await terminate(orphan, 'the job has ended');
+      await store.delete(key);
+      return 'ended';
+    }
+    if (latest !== null && clock.now() - Date.parse(latest.entry.time) < claimExpiresMs) return 'waits';
+    return (await submitAfter(job, latest?.number ?? 0)) ? 'submitted' : 'waits';
+  }
+
+  return queue;
+}
+
+const openPrefix = (tenant: string): string => `tenants/${tenant}/open/`;
+const openKey = ({ tenant, id }: JobRef): string => openPrefix(tenant) + id;
+const entriesPrefix = (job: JobRef): string => `${job.prefix}/batch/`;
+/** Ids are ULIDs, so no tenant has another's. */
+const nameOf = ({ id }: JobRef): string => `cherryq-${id}`;
+
+/** What Batch's words for the end of a container mean; its exit code as for every worker. */
+function endOf({ status, statusReason = '', container }: BatchDetail): { again: boolean; error: JobError } {
+  const { exitCode, reason = '' } = container ?? {};
+  if (status === 'SUCCEEDED') return meaningOf({ code: exitCodes.ok, signal: null, stderr: '' });
+  if (/^OutOfMemory/.test(reason)) {
+    const message =
+      'The container used more memory than its job definition gives it. Use a larger instance, moments: bfloat16 or momentsIn: file, or lower training.batchSize and training.sequenceLength.';
+    return { again: false, error: { fault: 'user', code: 'out_of_memory', message, param: null } };
+  }
+  if (/^Host EC2/.test(statusReason)) {
+    return { again: true, error: serviceError('worker_interrupted', 'The machine was taken back by AWS (Spot).') };
+  }
+  if (exitCode !== undefined) return meaningOf({ code: exitCode, signal: null, stderr: reason });
+  const said = [statusReason, reason].filter((part) => part !== '').join('; ') || 'AWS Batch gives no reason';
+  return { again: false, error: serviceError('not_started', `The container did not start: ${explain(said)}`) };
+}
+
+/** Batch's reasons that people can act on, with what to do. */
+const advice: readonly [RegExp, string][] = [
+  [/INSUFFICIENT_INSTANCE_CAPACITY/, 'AWS has no such machine free in these zones now; it goes on trying'],
+  [/MAX_RESOURCE/, 'all machines that the compute environment may have are in use; raise its maximum of vCPUs'],
+  [
+    /JOB_RESOURCE_REQUIREMENT/,
+    'no allowed instance type has the vCPUs, memory and GPUs that the job definition asks for',
+  ],
+  [/SERVICE_ROLE_PERMISSIONS/, "the compute environment's service role lacks permissions"],
+  [
+    /CannotPullContainer/,
+    'the image cannot be read; check that it is in the registry and that the execution role may read it',
+  ],
+];
+
+function explain(reason: string): string {
+  const [, said] = advice.find(([pattern]) => pattern.test(reason)) ?? [];
+  return said === undefined ? reason : `${said} (${reason})`;
+}
+
+const explained = (reason: string | undefined): string => (reason ? `: ${reason}` : '');
+
+/** Whether a request may have arrived, or may go through the next time. */
+function mayPass(error: unknown): boolean {
+  const { name, $metadata, $retryable } = error as {
+    name?: string;
+    $metadata?: { httpStatusCode?: number };
+    $retryable?: unknown;
+  };
+  const status = $metadata?.httpStatusCode;
+  if (name === 'AbortError' || name === 'TimeoutError' || $retryable !== undefined) return true;
+  return status === undefined ? 'code' in (error as object) : status >= 500 || status === 429;
+}

@@ -1,0 +1,23 @@
+/** Keys of an install whose front has checked the caller already: IAM or a JWT, before a request reaches the function. */
+import { localTenant, type Keys } from '../ports.ts';
+import { ProblemError } from '../problems.ts';
+
+/** The parts of what API Gateway and Function URLs say of the caller. */
+interface Authorizer {
+  readonly iam?: { readonly userArn?: string | null } | null;
+  readonly jwt?: { readonly claims?: Readonly<Record<string, unknown>> } | null;
+}
+
+/** @returns keys that take nobody whom the front does not name; all callers of an install are one tenant */
+export function createFrontKeys(): Keys {
+  return {
+    authenticate(_, environment) {
+      const { requestContext } = (environment ?? {}) as { requestContext?: { authorizer?: Authorizer | null } };
+      const { iam, jwt } = requestContext?.authorizer ?? {};
+      if (iam?.userArn || typeof jwt?.claims?.sub === 'string') return Promise.resolve({ tenant: localTenant });
+      const detail =
+        'the front of this install has not said who is calling; it must be set to IAM or a JWT authorizer, and requests must be signed for it';
+      return Promise.reject(new ProblemError('unauthorized', detail));
+    },
+  };
+}

@@ -1,0 +1,71 @@
+/**
+ * Entries of the private install's functions. `http` answers requests, `batchEvents` takes EventBridge's "Batch Job State
+ * Change" events, `reconcile` runs on a schedule. Settings come from the environment:
+ *
+ *     CHERRYQ_STORE              s3://bucket/prefix
+ *     CHERRYQ_BATCH_QUEUE        name or ARN of the job queue
+ *     CHERRYQ_BATCH_DEFINITION   name or ARN of the job definition
+ *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
+ */
+import { handle, streamHandle } from 'hono/aws-lambda';
+import { InputError, openStore } from '@cherryq/batch-jobs/storage';
+import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } from './adapters/batch-queue.ts';
+import { createFrontKeys } from './adapters/front-keys.ts';
+import { createApp } from './app.ts';
+import { systemClock, type LogEntry } from './ports.ts';
+import packageJson from '../package.json' with { type: 'json' };
+
+/** An answer that is not streamed is sent when it is whole: an event stream must then end soon. */
+const unstreamedWindowMs = 5000;
+/** Below the front's limit, so that a stream ends by itself and the client goes on where it was. */
+const streamedWindowMs = 55_000;
+
+const streams = process.env.CHERRYQ_STREAMING === 'on';
+const storeUrl = setting('CHERRYQ_STORE', 's3://bucket/prefix');
+const store = openStore(storeUrl);
+const queue: BatchQueue = createBatchQueue({
+  store,
+  storeUrl,
+  clock: systemClock,
+  logger,
+  jobQueue: setting('CHERRYQ_BATCH_QUEUE', 'the name of a job queue'),
+  jobDefinition: setting('CHERRYQ_BATCH_DEFINITION', 'the name of a job definition'),
+});
+const app = createApp({
+  store,
+  queue,
+  clock: systemClock,
+  keys: createFrontKeys(),
+  version: packageJson.version,
+  logger,
+  stream: { windowMs: streams ? streamedWindowMs : unstreamedWindowMs },
+});
+
+export const http = streams ? streamHandle(app) : handle(app, { isContentTypeBinary });
+
+export async function batchEvents(event: { detail: BatchDetail }): Promise<void> {
+  await queue.onStateChange(event.detail);
+}
+
+export async function reconcile(): Promise<Reconciled> {
+  const found = await queue.reconcile();
+  logger({ level: 'info', message: 'reconciled', ...found });
+  return found;
+}
+
+/** Text goes as it is; everything else in base64, which the front undoes. */
+function isContentTypeBinary(type: string): boolean {
+  return !/^(text\/|application\/(problem\+)?json)/.test(type);
+}
+
+function setting(name: string, example: string): string {
+  const value = process.env[name];
+  if (value) return value;
+  throw new InputError('missing_setting', `${name} is not set; it must be ${example}. The CDK app sets it.`, name);
+}
+
+/** One JSON object a line, as CloudWatch reads them. */
+function logger({ error, ...entry }: LogEntry): void {
+  const said = error instanceof Error ? { error: error.stack } : {};
+  process.stdout.write(`${JSON.stringify({ ...entry, ...said })}\n`);
+}

@@ -1,0 +1,110 @@
+/** The same flow on both installs: a folder with processes, and the private install's functions on S3 and Batch (moto). */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { ListObjectsV2Command } from '@aws-sdk/client-s3';
+import { startServer } from '@cherryq/api/serve';
+import { CherryQ } from 'cherryq';
+import { manifestSchema, type JobEvent } from 'cherryq/contract';
+import { compress } from 'cherryq/node';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { startMoto } from '../support/moto.ts';
+import { openPrivateInstall, type PrivateInstall } from '../support/private-install.ts';
+import { fileFolder, writeModelFolder, writeText } from './folders.ts';
+
+const folder = fileFolder();
+let model: string;
+let calibration: string;
+let evaluation: string;
+
+beforeAll(async () => {
+  model = await writeModelFolder(folder, 'model');
+  calibration = writeText(folder, 'calibration.txt', 6000, 1);
+  evaluation = writeText(folder, 'evaluation.txt', 3000, 2);
+});
+
+/** Upload, job, events, result; and a job that cannot be.  @returns the SHA-256 of every file of the result, and the events */
+async function flow(client: CherryQ, out: string) {
+  const events: JobEvent[] = [];
+  const options = {
+    model,
+    calibration,
+    evaluation,
+    scheme: { method: 'cherryq', bits: 3, groupSize: 16 },
+    training: { tokens: 1024, sequenceLength: 32, impactSamples: 4 },
+  } as const;
+  const { result, job } = await compress(client, { ...options, out, onEvent: (event) => void events.push(event) });
+  expect(job.status).toBe('succeeded');
+  expect(result.compressed.perplexity).toBeGreaterThan(1);
+  expect(events.map(({ id }) => id)).toEqual(events.map(({ id }) => id).toSorted());
+  expect(events.at(0)?.type).toBe('job.queued');
+  expect(events.at(-1)?.type).toBe('job.succeeded');
+  expect(events.filter(({ type }) => type === 'job.started')).toHaveLength(1);
+
+  const refused = compress(client, {
+    ...options,
+    scheme: { ...options.scheme, groupSize: 4096 },
+    out: `${out}-refused`,
+  });
+  await expect(refused).rejects.toMatchObject({ name: 'JobFailedError', fault: 'user' });
+  const { files } = manifestSchema.parse(JSON.parse(readFileSync(join(out, 'manifest.json'), 'utf8')));
+  const model_ = files.filter(({ path }) => path.startsWith('model/') || path.endsWith('.safetensors'));
+  return { hashes: Object.fromEntries(model_.map(({ path, sha256 }) => [path, sha256])), events };
+}
+
+let local: Awaited<ReturnType<typeof flow>>;
+
+describe('on a folder with processes', () => {
+  it('the whole flow works', async () => {
+    const server = await startServer({ storeFolder: join(folder, 'store'), port: 0 });
+    try {
+      local = await flow(new CherryQ({ baseUrl: server.url }), join(folder, 'local'));
+    } finally {
+      await server.close();
+    }
+  });
+});
+
+const moto = await startMoto();
+afterAll(() => moto?.close());
+
+describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', () => {
+  let install: PrivateInstall;
+  const stop = new AbortController();
+  let batch: Promise<void>;
+  beforeAll(async () => {
+    if (moto === null) return;
+    install = await openPrivateInstall(moto);
+    batch = install.runBatch(stop.signal);
+  });
+  afterAll(async () => {
+    stop.abort();
+    await batch;
+  });
+
+  it('the whole flow works, and gives the same bytes', async () => {
+    const client = new CherryQ({ baseUrl: 'https://install.example', fetch: install.fetch() });
+    const { hashes, events } = await flow(client, join(folder, 'private'));
+    expect(Object.keys(hashes).length).toBeGreaterThan(0);
+    expect(hashes).toEqual(local.hashes);
+    expect(events.filter(({ type }) => type === 'job.waiting')).toHaveLength(1);
+    const submitted = await install.submitted();
+    expect(submitted).toHaveLength(2);
+    const objects = await install.s3.send(new ListObjectsV2Command({ Bucket: install.bucket, MaxKeys: 1000 }));
+    const keys = (objects.Contents ?? []).map(({ Key }) => Key ?? '');
+    expect(keys.every((key) => key.startsWith('install/tenants/local/'))).toBe(true);
+    // Nothing is left to look after.
+    expect(keys.filter((key) => key.includes('/open/'))).toEqual([]);
+    expect(await install.functions.reconcile()).toEqual({ open: 0, submitted: 0, ended: 0 });
+  });
+
+  it('nobody is let in whom the front does not name', async () => {
+    const response = await install.fetch(false)('https://install.example/v1/jobs');
+    expect(response.status).toBe(401);
+    expect(await response.json()).toMatchObject({ code: 'unauthorized' });
+    expect((await install.fetch(false)('https://install.example/healthz')).status).toBe(200);
+  });
+
+  it('it is ready when bucket and queue can be reached', async () => {
+    expect((await install.fetch()('https://install.example/readyz')).status).toBe(200);
+  });
+});

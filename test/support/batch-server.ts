@@ -1,0 +1,76 @@
+/** A small AWS Batch over HTTP for the real SDK: it keeps what was submitted, and the test says what becomes of it. */
+import { randomUUID } from 'node:crypto';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import type { BatchClientConfig, JobDetail, SubmitJobCommandInput } from '@aws-sdk/client-batch';
+
+export interface BatchJob {
+  readonly input: SubmitJobCommandInput;
+  readonly detail: JobDetail & { jobId: string };
+  terminated: string | null;
+}
+
+export interface BatchServer {
+  readonly url: string;
+  readonly client: BatchClientConfig;
+  readonly jobs: BatchJob[];
+  /** What `DescribeJobQueues` says. */
+  queueState: { state: string; status: string; statusReason?: string };
+  close(): Promise<void>;
+}
+
+export async function startBatchServer(): Promise<BatchServer> {
+  const jobs: BatchJob[] = [];
+  const started: BatchServer = {
+    url: '',
+    client: {},
+    jobs,
+    queueState: { state: 'ENABLED', status: 'VALID' },
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+  const find = (id: string): BatchJob | undefined => jobs.find(({ detail }) => detail.jobId === id);
+
+  const operations: Record<string, (body: never) => unknown> = {
+    '/v1/submitjob': (input: SubmitJobCommandInput) => {
+      const { jobName, jobQueue, jobDefinition } = input;
+      const container = { environment: input.containerOverrides?.environment };
+      const detail = { jobId: randomUUID(), jobName, jobQueue, jobDefinition, container, startedAt: 0 };
+      jobs.push({ input, detail: { ...detail, status: 'SUBMITTED' }, terminated: null });
+      return { jobId: detail.jobId, jobName };
+    },
+    '/v1/describejobs': ({ jobs: ids }: { jobs: string[] }) => ({
+      jobs: ids.flatMap((id) => find(id)?.detail ?? []),
+    }),
+    '/v1/listjobs': ({ filters, jobStatus }: { filters?: { values: string[] }[]; jobStatus?: string }) => ({
+      jobSummaryList: jobs
+        .map(({ detail }) => detail)
+        .filter(({ jobName, status }) =>
+          filters === undefined ? status === jobStatus : filters[0]?.values[0] === jobName,
+        ),
+    }),
+    '/v1/terminatejob': ({ jobId, reason }: { jobId: string; reason: string }) => {
+      const job = find(jobId);
+      if (job !== undefined) job.terminated = reason;
+      return {};
+    },
+    '/v1/describejobqueues': () => ({ jobQueues: [started.queueState] }),
+  };
+
+  const server = createServer((incoming, outgoing) => {
+    const parts: Buffer[] = [];
+    incoming.on('data', (part: Buffer) => parts.push(part));
+    incoming.on('end', () => {
+      const operation = operations[incoming.url ?? ''];
+      outgoing.writeHead(operation === undefined ? 404 : 200, { 'content-type': 'application/json' });
+      outgoing.end(JSON.stringify(operation?.(JSON.parse(Buffer.concat(parts).toString()) as never) ?? {}));
+    });
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
+  return Object.assign(started, { url, client: { endpoint: url, region: 'eu-central-1', credentials } });
+}
