@@ -224,7 +224,14 @@ function verdicts(data: StudyData): string {
 
 ${lines.join('\n')}
 - Weights are more heterogeneous by impact than by magnitude: in ${above} of ${scores.length} matrices; than by activation: in ${overActivation} of ${scores.length}.
-- Cherries are partly the model's, partly the text's: sets from different texts share ${percent(median(across.map(({ share }) => share)))} (median), by chance ${percent(median(across.map(({ byChance }) => byChance)))}; draws from the same text share ${percent(median(overlaps.filter(({ sameSet }) => sameSet).map(({ share }) => share)))}.`;
+- Cherries are partly the model's, partly the text's: sets from different texts share ${percent(median(across.map(({ share }) => share)))} (median), by chance ${percent(median(across.map(({ byChance }) => byChance)))}; draws from the same text share ${percent(median(overlaps.filter(({ sameSet }) => sameSet).map(({ share }) => share)))}.
+${data.larger.map(largerLine).join('\n')}`;
+}
+
+function largerLine({ name, runs }: Larger): string {
+  const found = runs.map(({ name: run, outcome }) => `${run}: ${(outcome.compressed[0] as number).toFixed(1)}`);
+  const original = runs[0]?.outcome.original[0]?.toFixed(1);
+  return `- All this is of tiny models. Of a larger one, ${name}, the perplexity is ${original}, and after ${found.join('; ')} (below).`;
 }
 
 /** Why cherries do so little on these models, in figures. */
