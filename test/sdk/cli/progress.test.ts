@@ -73,10 +73,12 @@ describe('progress elsewhere', () => {
     const view = createProgress(io, true);
     const started = { type: 'job.started', attempt: 2, engine: 'wasm', engineReason: 'the best', resumedFromStep: 10 };
     view.event(event(started));
+    view.event(event({ type: 'job.waiting', reason: 'no machine is free' }));
     view.event(event({ type: 'job.interrupted', attempt: 2, reason: 'stopped on request' }));
     view.event(event({ type: 'log', level: 'warning', message: 'little text' }));
     expect(stderr().split('\n')).toEqual([
       'started (attempt 2, goes on from step 10) on wasm: the best',
+      'waiting: no machine is free',
       'interrupted: stopped on request',
       'warning: little text',
       '',
