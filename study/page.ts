@@ -1,5 +1,6 @@
 /** `docs/study.md` from the study's outcomes: tables, pictures and what they say of the paper's claims. */
 import type { AnalysisResult } from 'cherryq/contract';
+import { markdownTable } from '../batch-jobs/bench/markdown.ts';
 import { spreadChart, stripChart } from './charts.ts';
 import type { Point } from './charts.ts';
 import type { Run, Subject } from './plan.ts';
@@ -272,7 +273,7 @@ On a model's own text, over all bits and groups, the mean of CherryQ is below th
 cherries help, but hardly more than chance does between seeds. What the models' weights say of it (medians over their matrices; squared
 rounding error at 3 bits, in groups):
 
-${table(header, rows)}
+${markdownTable(header, rows)}
 
 - **Impact is spread too evenly.** To second order, what rounding adds to the loss is the sum of impact times squared error, so cherries can
   spare about the share of the impact that they hold. That is a few hundredths here at the published number; the paper's case rests on models where a few
@@ -300,7 +301,7 @@ function largerSection({ name, note, text, groupSize, learningRate, heterogeneit
 Groups of ${groupSize}, ${training.tokens.toLocaleString('en-US')} tokens of WikiText-2's training text at a rate of ${learningRate}, everything else as above, one seed; the
 original has a perplexity of ${first?.outcome.original[0]?.toFixed(2)} on ${text}'s test text.${note === '' ? '' : ` ${note}`}
 
-${table(['', 'bits per weight', 'perplexity', 'size'], rows)}
+${markdownTable(['', 'bits per weight', 'perplexity', 'size'], rows)}
 
 Impact is uneven here: the top 1/256 of a matrix's weights hold ${percent(impactHeld['1/256'])} of its impact (median), the top 1/32 ${percent(impactHeld['1/32'])}, and the heterogeneity score
 is ${heterogeneity.toFixed(2)}; keeping the largest 1/32 spares ${percent(1 - errorLeft.byWeight)} of the squared rounding error. Printed again by
@@ -422,7 +423,9 @@ function methodSection(data: StudyData, pictures: Map<string, string>): string {
       'b/w cherryq',
       ...subject.texts.flatMap(({ name }) => methodNames.map((method) => `${name}: ${method}`)),
     ];
-    parts.push(`### ${subject.name}\n\n![Perplexity by bits and method](study/${picture})\n\n${table(header, rows)}`);
+    parts.push(
+      `### ${subject.name}\n\n![Perplexity by bits and method](study/${picture})\n\n${markdownTable(header, rows)}`,
+    );
   }
   return parts.join('\n\n');
 }
@@ -455,7 +458,7 @@ function criterionSection(data: StudyData, pictures: Map<string, string>): strin
 
 ![Perplexity by criterion](study/criteria.svg)
 
-${table(header, rows)}`;
+${markdownTable(header, rows)}`;
 }
 
 function fractionSection(data: StudyData, pictures: Map<string, string>): string {
@@ -488,7 +491,7 @@ give the same count.
 
 ![Perplexity by share of cherries](study/fractions.svg)
 
-${table(['model', 'share', 'bits per weight', 'its own text', 'WikiText-2'], rows)}`;
+${markdownTable(['model', 'share', 'bits per weight', 'its own text', 'WikiText-2'], rows)}`;
 }
 
 function variantSection(data: StudyData): string {
@@ -517,7 +520,7 @@ function variantSection(data: StudyData): string {
 The 2-bit variant of the paper's section 6.4 scales columns by a search; the others are ours and labelled deviations
 (docs/training.md).
 
-${table(['model', 'bits', 'variant', 'bits per weight', 'its own text', 'WikiText-2'], rows)}`;
+${markdownTable(['model', 'bits', 'variant', 'bits per weight', 'its own text', 'WikiText-2'], rows)}`;
 }
 
 function heterogeneitySection({ analyses }: StudyData, pictures: Map<string, string>): string {
@@ -548,7 +551,7 @@ Mean of the top hundredth of a matrix over the largest of the rest (the paper's 
 
 ![Heterogeneity of each matrix](study/heterogeneity.svg)
 
-${table(['model', 'by impact (quartiles)', 'by weight', 'by activation'], rows)}`;
+${markdownTable(['model', 'by impact (quartiles)', 'by weight', 'by activation'], rows)}`;
 }
 
 function overlapSection({ analyses }: StudyData): string {
@@ -570,7 +573,7 @@ function overlapSection({ analyses }: StudyData): string {
 Share of the cherries (published fraction, in rows) that two draws of ${training.impactSamples} windows have in common, over all matrices; three draws of
 each text. \`calibration.txt\` is the text of the model's own kind that all cherries of this study come from.
 
-${table(['model', 'first text', 'second text', 'in common', 'over draws', 'by chance'], rows)}`;
+${markdownTable(['model', 'first text', 'second text', 'in common', 'over draws', 'by chance'], rows)}`;
 }
 
 const kindOf = (matrix: string): string =>
@@ -582,7 +585,3 @@ const scaled = ({ mean, deviation, count }: Spread, factor: number): Spread => (
   count,
 });
 const percent = (share: number): string => `${(100 * share).toFixed(1)} %`;
-
-function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  return [header, header.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
-}

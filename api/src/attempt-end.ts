@@ -53,7 +53,7 @@ export function meaningOf({ code, signal, stderr }: Exit): AttemptEnd {
 export function givenUp(error: JobError, attempts: number): JobError {
   const advice =
     error.code === 'worker_crashed'
-      ? ' Use a machine with more memory, or lower training.batchSize and training.sequenceLength.'
+      ? ' Close other programs, use a machine with more memory, or lower training.batchSize and training.sequenceLength.'
       : ' Create the job again when the cause is gone.';
   return { ...error, message: `${attempts} attempts in a row ended before a checkpoint. ${error.message}${advice}` };
 }
@@ -79,9 +79,13 @@ export async function noteInterruption(store: Store, job: JobRef, clock: Clock, 
   await appendEvents(store, job, clock, [{ type: 'job.interrupted', attempt: state.attempt, reason }]);
 }
 
-/** An attempt that leaves a key that was not there before has saved some of its work. */
-export async function checkpointKeys(store: Store, job: JobRef): Promise<ReadonlySet<string>> {
-  const keys = new Set<string>();
-  for await (const key of listKeys(store, `${job.prefix}/checkpoints/`)) keys.add(key);
+export async function checkpointKeys(store: Store, job: JobRef): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const key of listKeys(store, `${job.prefix}/checkpoints/`)) keys.push(key);
   return keys;
+}
+
+/** An attempt that leaves a key that was not there before has saved some of its work. */
+export async function hasNewCheckpoint(store: Store, job: JobRef, before: readonly string[]): Promise<boolean> {
+  return (await checkpointKeys(store, job)).some((key) => !before.includes(key));
 }

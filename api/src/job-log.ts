@@ -72,12 +72,17 @@ export async function createJobFolder(
   const isNew = await createSpec(store, job, spec);
   try {
     if (isNew) await store.put(reserveKey(job), new Uint8Array(jobReserve.sizeBytes));
-    const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued));
-    if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
+    await ensureQueued(store, job, clock, queued);
   } catch (error) {
     if (isNew && error instanceof StorageFullError) await store.deletePrefix(`${job.prefix}/`);
     throw error;
   }
+}
+
+/** Gives a job its first state, unless it has one: its creation may have broken off before. */
+export async function ensureQueued(store: Store, job: JobRef, clock: Clock, queued: JobState): Promise<void> {
+  const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued));
+  if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
 }
 
 /** @returns null when there is no such job */

@@ -10,9 +10,9 @@
 import { handle, streamHandle } from 'hono/aws-lambda';
 import { InputError, openStore } from '@cherryq/batch-jobs/storage';
 import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } from './adapters/batch-queue.ts';
-import { createFrontKeys } from './adapters/front-keys.ts';
+import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
-import { systemClock, type LogEntry } from './ports.ts';
+import { logLine, systemClock, type LogEntry } from './ports.ts';
 import packageJson from '../package.json' with { type: 'json' };
 
 /** An answer that is not streamed is sent when it is whole: an event stream must then end soon. */
@@ -35,7 +35,7 @@ const app = createApp({
   store,
   queue,
   clock: systemClock,
-  keys: createFrontKeys(),
+  keys: frontKeys,
   version: packageJson.version,
   logger,
   stream: { windowMs: streams ? streamedWindowMs : unstreamedWindowMs },
@@ -64,8 +64,7 @@ function setting(name: string, example: string): string {
   throw new InputError('missing_setting', `${name} is not set; it must be ${example}. The CDK app sets it.`, name);
 }
 
-/** One JSON object a line, as CloudWatch reads them. */
-function logger({ error, ...entry }: LogEntry): void {
-  const said = error instanceof Error ? { error: error.stack } : {};
-  process.stdout.write(`${JSON.stringify({ ...entry, ...said })}\n`);
+/** To CloudWatch. */
+function logger(entry: LogEntry): void {
+  process.stdout.write(logLine(entry));
 }

@@ -42,6 +42,12 @@ export interface LogEntry {
 }
 export type Logger = (entry: LogEntry) => void;
 
+/** An entry as one line of JSON, an error by its stack. */
+export function logLine({ level, error, ...rest }: LogEntry): string {
+  const cause = error instanceof Error ? { error: error.stack } : error === undefined ? {} : { error };
+  return `${JSON.stringify({ time: new Date().toISOString(), level, ...rest, ...cause })}\n`;
+}
+
 export const systemClock: Clock = { now: () => Date.now() };
 
 /** One machine, one user: every request is tenant `local`. */

@@ -13,7 +13,7 @@ import { InputError, openStore } from '@cherryq/batch-jobs/storage';
 import { createProcessQueue } from './adapters/process-queue.ts';
 import { createApp } from './app.ts';
 import type { Api } from './openapi.ts';
-import { localKeys, localTenant, systemClock, type Logger } from './ports.ts';
+import { localKeys, localTenant, logLine, systemClock, type LogEntry, type Logger } from './ports.ts';
 import { ProblemError } from './problems.ts';
 import { holdFolder } from './server-file.ts';
 import packageJson from '../package.json' with { type: 'json' };
@@ -170,8 +170,6 @@ function isLoopback(hostname: string): boolean {
   return hostname === 'localhost' || hostname === '::1' || /^127(\.\d{1,3}){3}$/.test(hostname);
 }
 
-function logToStderr({ level, error, ...rest }: Parameters<Logger>[0]): void {
-  if (level === 'info') return;
-  const cause = error instanceof Error ? { error: error.stack } : error === undefined ? {} : { error };
-  process.stderr.write(`${JSON.stringify({ time: new Date().toISOString(), level, ...rest, ...cause })}\n`);
+function logToStderr(entry: LogEntry): void {
+  if (entry.level !== 'info') process.stderr.write(logLine(entry));
 }

@@ -3,10 +3,11 @@
  * [--engine name] [--size full|small] [--folder path] [--markdown file]`. With no suite it names them. `--markdown` puts the
  * figures into the file's table, between the lines `<!-- bench -->` and `<!-- /bench -->`.
  */
-import { readFile, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { cpus, tmpdir } from 'node:os';
 import { parseArgs } from 'node:util';
 import { runAsWorkersDo } from './allocator.ts';
+import { markdownTable, putTable } from './markdown.ts';
 import type { SuiteOptions, SuiteResult } from './result.ts';
 import { runDeviceSuite } from './suites/device.ts';
 import { runPackSuite } from './suites/pack.ts';
@@ -57,12 +58,8 @@ if (values.json) {
   await writeFile(values.json, `${JSON.stringify({ machine, results }, null, 2)}\n`);
 }
 
-if (values.markdown) {
-  const block = /(<!-- bench -->\n)[^]*?(\n<!-- \/bench -->)/;
-  const text = await readFile(values.markdown, 'utf8');
-  if (!block.test(text)) fail(`${values.markdown} has no lines <!-- bench --> and <!-- /bench -->.`);
-  await writeFile(values.markdown, text.replace(block, `$1\n${table(results)}\n$2`));
-}
+if (values.markdown)
+  await putTable(values.markdown, 'bench', table(results)).catch((error: Error) => fail(error.message));
 
 function table(all: readonly SuiteResult[]): string {
   const rows = all.flatMap(({ name, peer, rows }) =>
@@ -78,8 +75,7 @@ function table(all: readonly SuiteResult[]): string {
     ]),
   );
   const head = ['suite', 'what', 'peer', 'ours', "peer's", 'unit', 'ratio', 'besides'];
-  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
-  return [line(head), line(head.map(() => '---')), ...rows.map(line)].join('\n');
+  return markdownTable(head, rows);
 }
 
 function print({ name, peer, rows }: SuiteResult): void {

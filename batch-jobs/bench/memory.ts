@@ -7,14 +7,13 @@
  * `<!-- measured -->` and their ends.
  */
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { schemeSchema, trainingSchema } from 'cherryq/contract';
 import type { Training } from 'cherryq/contract';
-import { format, resolveConfig } from 'prettier';
 import type { EngineName } from '../src/engine/engine.ts';
 import type { DecoderConfig } from '../src/models/decoder-config.ts';
 import { parseModelConfig } from '../src/models/registry.ts';
@@ -23,6 +22,7 @@ import type { PhaseMemory } from '../src/training/memory.ts';
 import { memoryNeeded, sumOfParts } from '../src/training/memory.ts';
 import { runAsWorkersDo } from './allocator.ts';
 import { checkpointShapes, writeCheckpoint } from './checkpoint.ts';
+import { markdownTable, putTable } from './markdown.ts';
 import type { WorkerResult } from './memory-worker.ts';
 
 const { values } = parseArgs({
@@ -50,7 +50,8 @@ const tables: Record<string, string> = {};
 if (values.measure.length === 0) tables.estimates = estimates();
 else tables.measured = await measurements();
 for (const table of Object.values(tables)) console.log(`\n${table}`);
-if (values.markdown !== undefined) await putInto(values.markdown);
+if (values.markdown !== undefined)
+  for (const [name, table] of Object.entries(tables)) await putTable(values.markdown, name, table);
 
 /** Largest of both phases, in bytes. */
 function peaks(config: DecoderConfig, training: Training, engine: EngineName): { host: number; device: number } {
@@ -92,7 +93,7 @@ function estimates(): string {
     }),
   );
   const head = ['model', 'training', 'GPU, GB', ...cards.map((card) => `${card} GB`), 'main memory, GB', 'file, GB'];
-  return tableOf(head, rows);
+  return markdownTable(head, rows);
 }
 
 async function measurements(): Promise<string> {
@@ -131,7 +132,7 @@ async function measurements(): Promise<string> {
     }
   }
   const head = ['model', 'phase', 'engine', 'peak, GB', 'formula, GB', 'peak / formula', 'tokens/s'];
-  return tableOf(head, rows);
+  return markdownTable(head, rows);
 }
 
 async function runWorker(shape: (typeof checkpointShapes)['full'], training: Training): Promise<WorkerResult> {
@@ -147,18 +148,4 @@ async function runWorker(shape: (typeof checkpointShapes)['full'], training: Tra
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
-}
-
-function tableOf(head: readonly string[], rows: readonly (readonly string[])[]): string {
-  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
-}
-
-async function putInto(file: string): Promise<void> {
-  let text = await readFile(file, 'utf8');
-  for (const [name, table] of Object.entries(tables)) {
-    const block = new RegExp(`(<!-- ${name} -->\\n)[^]*?(\\n<!-- /${name} -->)`);
-    if (!block.test(text)) throw new Error(`${file} has no lines <!-- ${name} --> and <!-- /${name} -->.`);
-    text = text.replace(block, `$1\n${table}\n$2`);
-  }
-  await writeFile(file, await format(text, { ...(await resolveConfig(file)), parser: 'markdown' }));
 }

@@ -9,9 +9,9 @@
  * The identity is a hash over all that the bytes depend on, so jobs that race write the same. A damaged artifact is
  * measured again.
  */
+import { messageOf } from './errors.ts';
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
-import { messageOf } from './formats/json.ts';
 import type { Dtype, TensorToWrite } from './formats/safetensors.ts';
 import { openSafetensors, readTensor, readTensorBytes, safetensorsBytes } from './formats/safetensors.ts';
 import type { DecoderConfig } from './models/decoder-config.ts';

@@ -4,7 +4,7 @@
  */
 import { tmpdir } from 'node:os';
 import { exitCodes } from 'cherryq/contract';
-import { InputError, InterruptedError, QualityError, TransientError } from './errors.ts';
+import { InputError, InterruptedError, QualityError, TransientError, messageOf } from './errors.ts';
 import { JobFolder } from './job-folder.ts';
 import { runJob } from './run-job.ts';
 import { StorageFullError, openStore } from './storage/index.ts';
@@ -46,7 +46,7 @@ async function main(): Promise<number> {
 
 /** Turns what was thrown into a state, an event and an exit code. */
 async function report(error: unknown, store: Store, job: JobFolder): Promise<number> {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   process.stderr.write(
     `${error instanceof InputError || error instanceof QualityError ? message : error instanceof Error ? error.stack : message}\n`,
   );

@@ -409,5 +409,10 @@ function planOf(
   ];
 }
 
-const plain = ({ bitsPerWeight: _, ...measurement }: Measured): Measurement => measurement;
+const plain = ({ perplexity, divergence, tasks, sizeBytes }: Measured): Measurement => ({
+  perplexity,
+  divergence,
+  tasks,
+  sizeBytes,
+});
 const utf8 = (text: string): Uint8Array => new TextEncoder().encode(text);

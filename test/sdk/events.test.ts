@@ -1,7 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import { ConnectionError, CherryQ, NotFoundError, TimeoutError, type JobEvent } from 'cherryq';
 import type { ServerResponse } from 'node:http';
-import { asMessage, cancelledEvent, eventId, inTurn, jobId, listen, logEvent, problem, someJob } from './support.ts';
+import { listen } from '../support/listen.ts';
+import { asMessage, cancelledEvent, eventId, inTurn, jobId, logEvent, problem, someJob } from './support.ts';
 
 const begin = (response: ServerResponse): ServerResponse =>
   response.writeHead(200, { 'content-type': 'text/event-stream' });

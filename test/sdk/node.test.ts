@@ -7,7 +7,8 @@ import { CherryQ, InputError, IntegrityError, JobFailedError, type JobEvent } fr
 import { compress, downloadArtifacts, uploadModelFolder, uploadTextFile } from 'cherryq/node';
 import type { Manifest } from 'cherryq/contract';
 import { openTestApi } from '../support/api.ts';
-import { clientOf, jobId, listen } from './support.ts';
+import { listen } from '../support/listen.ts';
+import { clientOf, jobId } from './support.ts';
 
 async function makeFolder(contents: Record<string, string> = {}): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'cherryq-sdk-'));

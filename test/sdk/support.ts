@@ -1,7 +1,5 @@
 /** A client whose requests go to the API in this process, and a bare server that can break off as it likes. */
-import { createServer, type RequestListener } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { onTestFinished } from 'vitest';
+import type { RequestListener } from 'node:http';
 import { CherryQ, type ClientOptions } from 'cherryq';
 import { schemeSchema, trainingSchema, type Job, type JobEvent, type Problem } from 'cherryq/contract';
 import type { TestApi } from '../support/api.ts';
@@ -19,17 +17,6 @@ export function clientOf(
     return app.fetch(request);
   };
   return new CherryQ({ baseUrl: address, fetch: send });
-}
-
-/** Runs until the test ends. @returns its address */
-export async function listen(listener: RequestListener): Promise<string> {
-  const server = createServer(listener);
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  onTestFinished(() => {
-    server.closeAllConnections();
-    server.close();
-  });
-  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
 }
 
 /** Answers with the first listener once, then the second, and so on; the last again and again. */

@@ -3,7 +3,8 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { contentFingerprint } from '@cherryq/batch-jobs/storage';
 import { CherryQ, fingerprintOf, UnprocessableError, type UploadProgress, type UploadSource } from 'cherryq';
 import { openTestApi } from '../support/api.ts';
-import { clientOf, inTurn, jobId, listen, problem } from './support.ts';
+import { listen } from '../support/listen.ts';
+import { clientOf, inTurn, jobId, problem } from './support.ts';
 
 const files: UploadSource[] = [
   { path: 'config.json', content: '{}' },

@@ -1,8 +1,7 @@
 /** A small AWS Batch over HTTP for the real SDK: it keeps what was submitted, and the test says what becomes of it. */
 import { randomUUID } from 'node:crypto';
-import { createServer } from 'node:http';
-import type { AddressInfo } from 'node:net';
 import type { BatchClientConfig, JobDetail, SubmitJobCommandInput } from '@aws-sdk/client-batch';
+import { listen } from './listen.ts';
 
 export interface BatchJob {
   readonly input: SubmitJobCommandInput;
@@ -16,9 +15,9 @@ export interface BatchServer {
   readonly jobs: BatchJob[];
   /** What `DescribeJobQueues` says. */
   queueState: { state: string; status: string; statusReason?: string };
-  close(): Promise<void>;
 }
 
+/** Until the test ends. */
 export async function startBatchServer(): Promise<BatchServer> {
   const jobs: BatchJob[] = [];
   const started: BatchServer = {
@@ -26,11 +25,6 @@ export async function startBatchServer(): Promise<BatchServer> {
     client: {},
     jobs,
     queueState: { state: 'ENABLED', status: 'VALID' },
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
   };
   const find = (id: string): BatchJob | undefined => jobs.find(({ detail }) => detail.jobId === id);
 
@@ -60,7 +54,7 @@ export async function startBatchServer(): Promise<BatchServer> {
     '/v1/describejobqueues': () => ({ jobQueues: [started.queueState] }),
   };
 
-  const server = createServer((incoming, outgoing) => {
+  const url = await listen((incoming, outgoing) => {
     const parts: Buffer[] = [];
     incoming.on('data', (part: Buffer) => parts.push(part));
     incoming.on('end', () => {
@@ -69,8 +63,6 @@ export async function startBatchServer(): Promise<BatchServer> {
       outgoing.end(JSON.stringify(operation?.(JSON.parse(Buffer.concat(parts).toString()) as never) ?? {}));
     });
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
   return Object.assign(started, { url, client: { endpoint: url, region: 'eu-central-1', credentials } });
 }

@@ -1,7 +1,7 @@
 /** A proxy before an HTTP server that answers some requests as a bad network or a busy service would. */
-import { createServer, request } from 'node:http';
+import { request } from 'node:http';
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
+import { listen } from './listen.ts';
 
 export interface Fault {
   /** Which requests it is for. */
@@ -20,14 +20,14 @@ export interface FaultyProxy {
   /** Requests that came, whatever became of them. */
   readonly requests: string[];
   fail(fault: Fault): void;
-  close(): Promise<void>;
 }
 
+/** Until the test ends. */
 export async function startFaultyProxy(target: string): Promise<FaultyProxy> {
   const faults: Fault[] = [];
   const requests: string[] = [];
 
-  const server = createServer((incoming, outgoing) => {
+  const url = await listen((incoming, outgoing) => {
     requests.push(`${incoming.method} ${incoming.url}`);
     const fault = faults.find(({ when, times }) => times > 0 && when(incoming));
     if (fault !== undefined) fault.times--;
@@ -57,17 +57,7 @@ export async function startFaultyProxy(target: string): Promise<FaultyProxy> {
     incoming.pipe(forwarded);
   });
 
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return {
-    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
-    requests,
-    fail: (fault) => void faults.push(fault),
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => resolve());
-        server.closeAllConnections();
-      }),
-  };
+  return { url, requests, fail: (fault) => void faults.push(fault) };
 }
 
 function answer(outgoing: ServerResponse, { status, code }: { status: number; code: string }): void {

@@ -5,6 +5,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
+import { messageOf } from '../../batch-jobs/src/errors.ts';
 import { pythonWith } from '../../batch-jobs/bench/peers/environment.ts';
 
 export interface Moto {
@@ -28,7 +29,7 @@ export async function startMoto(): Promise<Moto | null> {
     python = await pythonWith(packages, { kept: 'test', given: 'CHERRYQ_MOTO_PYTHON' });
   } catch (error) {
     if (process.env.CHERRYQ_TEST_NATIVE) throw error;
-    console.log(`not run: the tests against moto (${error instanceof Error ? error.message : String(error)})`);
+    console.log(`not run: the tests against moto (${messageOf(error)})`);
     return null;
   }
   const server = spawn(python, ['-m', 'moto.server', '-H', '127.0.0.1', '-p', '0'], {

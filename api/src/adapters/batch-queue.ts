@@ -15,12 +15,20 @@ import type { BatchClient, BatchClientConfig, JobDetail, JobStatus } from '@aws-
 import { exitCodes, terminalStatuses, type JobError } from 'cherryq/contract';
 import { createNumbered, readLatestNumbered } from '@cherryq/batch-jobs/storage';
 import { z } from 'zod';
-import { checkpointKeys, failJob, givenUp, meaningOf, noteInterruption, serviceError } from '../attempt-end.ts';
 import {
-  advanceState,
+  checkpointKeys,
+  failJob,
+  givenUp,
+  hasNewCheckpoint,
+  meaningOf,
+  noteInterruption,
+  serviceError,
+} from '../attempt-end.ts';
+import {
   appendEvents,
   decodeJson,
   encodeJson,
+  ensureQueued,
   jobRef,
   readEvents,
   readLatestState,
@@ -77,6 +85,7 @@ const entrySchema = z.discriminatedUnion('type', [
   }),
 ]);
 type Entry = z.infer<typeof entrySchema>;
+type Submitted = Extract<Entry, { type: 'submitted' }>;
 
 const digits = 4;
 /** So long a caller may take from its claim to the answer of `SubmitJob`; a claim that is older is nobody's. */
@@ -117,7 +126,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     const began = clock.now();
     const claim: Entry = { type: 'claimed', time: new Date(began).toISOString() };
     if (!(await append(job, after + 1, claim))) return false;
-    const checkpoints = [...(await checkpointKeys(store, job))];
+    const checkpoints = await checkpointKeys(store, job);
     const batchJobId = await submitOnce(job, began + submitWithinMs, after > 0);
     if (await append(job, after + 2, { type: 'submitted', batchJobId, checkpoints })) {
       const state = await readLatestState(store, job);
@@ -201,12 +210,16 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   }
 
   /** Acts on what Batch says of the newest Batch job of a job.  @returns whether the job needs Batch no more */
-  async function settle(job: JobRef, detail: BatchDetail): Promise<boolean> {
+  async function settle(
+    job: JobRef,
+    newest: { number: number; entry: Submitted },
+    detail: BatchDetail,
+  ): Promise<boolean> {
     const ended = await sealJob(store, job, clock);
     switch (detail.status) {
       case 'SUCCEEDED':
       case 'FAILED':
-        if (!ended && !(await settleEnd(job, detail))) return false;
+        if (!ended && !(await settleEnd(job, newest, detail))) return false;
         await store.delete(openKey(job));
         return true;
       default:
@@ -217,16 +230,18 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   }
 
   /** @returns whether the job has ended; false: it was submitted again */
-  async function settleEnd(job: JobRef, detail: BatchDetail): Promise<boolean> {
+  async function settleEnd(
+    job: JobRef,
+    { number, entry }: { number: number; entry: Submitted },
+    detail: BatchDetail,
+  ): Promise<boolean> {
     const end = endOf(detail);
-    const latest = await latestEntry(job);
-    const before = latest?.entry.type === 'submitted' ? latest.entry.checkpoints : [];
-    const saved = [...(await checkpointKeys(store, job))].some((key) => !before.includes(key));
+    const saved = await hasNewCheckpoint(store, job, entry.checkpoints);
     // The worker may have written the last word since the job was looked at.
     if (await sealJob(store, job, clock)) return true;
-    if (end.again && saved && latest !== null && latest.number / 2 < maxSubmissions) {
+    if (end.again && saved && number / 2 < maxSubmissions) {
       await noteInterruption(store, job, clock, end.error.message);
-      await submitAfter(job, latest.number);
+      await submitAfter(job, number);
       return false;
     }
     logger({ level: 'error', message: `job ${job.id}: ${end.error.message}`, batchJobId: detail.jobId });
@@ -290,10 +305,10 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       const [, tenant, id] = /^tenants\/([^/]+)\/jobs\/([^/]+)$/.exec(prefix ?? '') ?? [];
       if (tenant === undefined || id === undefined) return;
       const job = jobRef(tenant, id);
-      const latest = (await latestEntry(job))?.entry;
+      const { number, entry } = (await latestEntry(job)) ?? {};
       // Of an earlier Batch job, or of one that has no entry yet; `reconcile` comes to the latter.
-      if (latest?.type !== 'submitted' || latest.batchJobId !== detail.jobId) return;
-      await settle(job, detail);
+      if (number === undefined || entry?.type !== 'submitted' || entry.batchJobId !== detail.jobId) return;
+      await settle(job, { number, entry }, detail);
     },
 
     async reconcile() {
@@ -329,12 +344,12 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       await store.delete(key);
       return 'ended';
     }
-    const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued(spec.createdAt)));
-    if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
+    await ensureQueued(store, job, clock, queued(spec.createdAt));
     const latest = await latestEntry(job);
     if (latest?.entry.type === 'submitted') {
-      const detail = await describeJob(latest.entry.batchJobId);
-      if (detail !== null) return (await settle(job, detail)) ? 'ended' : 'waits';
+      const { number, entry } = latest;
+      const detail = await describeJob(entry.batchJobId);
+      if (detail !== null) return (await settle(job, { number, entry }, detail)) ? 'ended' : 'waits';
       // Batch forgets jobs a week after their end.
       if (!(await sealJob(store, job, clock))) {
         await failJob(store, job, clock, serviceError('lost', 'AWS Batch no longer knows the job. Create it again.'));

@@ -8,16 +8,14 @@ interface Authorizer {
   readonly jwt?: { readonly claims?: Readonly<Record<string, unknown>> } | null;
 }
 
-/** @returns keys that take nobody whom the front does not name; all callers of an install are one tenant */
-export function createFrontKeys(): Keys {
-  return {
-    authenticate(_, environment) {
-      const { requestContext } = (environment ?? {}) as { requestContext?: { authorizer?: Authorizer | null } };
-      const { iam, jwt } = requestContext?.authorizer ?? {};
-      if (iam?.userArn || typeof jwt?.claims?.sub === 'string') return Promise.resolve({ tenant: localTenant });
-      const detail =
-        'the front of this install has not said who is calling; it must be set to IAM or a JWT authorizer, and requests must be signed for it';
-      return Promise.reject(new ProblemError('unauthorized', detail));
-    },
-  };
-}
+/** They take nobody whom the front does not name; all callers of an install are one tenant. */
+export const frontKeys: Keys = {
+  authenticate(_, environment) {
+    const { requestContext } = (environment ?? {}) as { requestContext?: { authorizer?: Authorizer | null } };
+    const { iam, jwt } = requestContext?.authorizer ?? {};
+    if (iam?.userArn || typeof jwt?.claims?.sub === 'string') return Promise.resolve({ tenant: localTenant });
+    const detail =
+      'the front of this install has not said who is calling; it must be set to IAM or a JWT authorizer, and requests must be signed for it';
+    return Promise.reject(new ProblemError('unauthorized', detail));
+  },
+};

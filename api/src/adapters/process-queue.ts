@@ -18,8 +18,16 @@ import { createRequire } from 'node:module';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { exitCodes } from 'cherryq/contract';
 import { InputError } from '@cherryq/batch-jobs/storage';
-import { checkpointKeys, failJob, givenUp, meaningOf, noteInterruption, type Exit } from '../attempt-end.ts';
-import { advanceState, appendEvents, jobRef, jobsPrefix, readSpec, sealJob } from '../job-log.ts';
+import {
+  checkpointKeys,
+  failJob,
+  givenUp,
+  hasNewCheckpoint,
+  meaningOf,
+  noteInterruption,
+  type Exit,
+} from '../attempt-end.ts';
+import { ensureQueued, jobRef, jobsPrefix, readSpec, sealJob } from '../job-log.ts';
 import { queued } from '../jobs.ts';
 import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
 
@@ -105,8 +113,7 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
       if (!end.again) return failJob(store, job, clock, end.error);
       if (stop.signal.aborted) return noteInterruption(store, job, clock, 'the server was asked to stop');
 
-      const saved = [...(await checkpointKeys(store, job))].some((key) => !before.has(key));
-      fruitless = saved ? 0 : fruitless + 1;
+      fruitless = (await hasNewCheckpoint(store, job, before)) ? 0 : fruitless + 1;
       if (fruitless === maxFruitlessAttempts) return failJob(store, job, clock, givenUp(end.error, fruitless));
       await noteInterruption(store, job, clock, end.error.message);
       if (exit.code === exitCodes.transient)
@@ -179,8 +186,7 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
         const job = jobRef(tenant, id);
         const spec = await readSpec(store, job);
         if (spec === null || (await sealJob(store, job, clock))) continue;
-        const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued(spec.createdAt)));
-        if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
+        await ensureQueued(store, job, clock, queued(spec.createdAt));
         await noteInterruption(store, job, clock, 'the server was stopped');
         await queue.submit(job);
         count++;

@@ -5,6 +5,7 @@ import { mkdir, rename, rm } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import path from 'node:path';
 import { promisify } from 'node:util';
+import { messageOf } from '../../src/errors.ts';
 
 const run = promisify(execFile);
 
@@ -57,7 +58,7 @@ export async function pythonWith(
     });
   } catch (error) {
     throw new Error(
-      `A Python with ${packages.join(', ')} could not be made: ${error instanceof Error ? error.message : String(error)}. Install python3 with venv, or set ${given} to a Python that has them.`,
+      `A Python with ${packages.join(', ')} could not be made: ${messageOf(error)}. Install python3 with venv, or set ${given} to a Python that has them.`,
       { cause: error },
     );
   } finally {

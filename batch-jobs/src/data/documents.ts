@@ -6,8 +6,7 @@
 import { pipeline } from 'node:stream/promises';
 import { Readable } from 'node:stream';
 import { createGunzip } from 'node:zlib';
-import { InputError } from '../errors.ts';
-import { messageOf } from '../formats/json.ts';
+import { InputError, messageOf } from '../errors.ts';
 import type { Store, StoredObject } from '../storage/store.ts';
 import { parquetRows } from './parquet.ts';
 import { documentsOf } from './records.ts';

@@ -5,8 +5,8 @@
 import { parquetMetadataAsync, parquetReadObjects, parquetSchema, toJson } from 'hyparquet';
 import type { AsyncBuffer, Compressors, FileMetaData } from 'hyparquet';
 import { compressors, decompressZstd } from 'hyparquet-compressors';
-import { InputError } from '../errors.ts';
-import { isJsonObject, messageOf } from '../formats/json.ts';
+import { InputError, messageOf } from '../errors.ts';
+import { isJsonObject } from '../formats/json.ts';
 import type { JsonObject } from '../formats/json.ts';
 import type { Store } from '../storage/store.ts';
 import { columnsToRead } from './records.ts';

@@ -2,8 +2,8 @@
  * Multiple-choice tasks: datasets of questions in JSON lines (`questions.ts` names the fields), or MMLU's files,
  * `<subject>_test.csv`, with `<subject>_dev.csv` as examples where they are there.
  */
-import { InputError } from '../errors.ts';
-import { describeJson, messageOf } from '../formats/json.ts';
+import { InputError, messageOf } from '../errors.ts';
+import { describeJson } from '../formats/json.ts';
 import type { Store, StoredObject } from '../storage/store.ts';
 import { csvRows } from './csv.ts';
 import type { MmluRow, Question } from './questions.ts';

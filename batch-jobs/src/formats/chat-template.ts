@@ -7,9 +7,9 @@
  * depend on the day it runs, so `strftime_now` gives the day that Llama 3's template falls back to.
  */
 import { Environment, Interpreter, Template } from '@huggingface/jinja';
-import { InputError } from '../errors.ts';
+import { InputError, messageOf } from '../errors.ts';
 import type { Store } from '../storage/store.ts';
-import { describeJson, isJsonObject, messageOf, readJsonObject } from './json.ts';
+import { describeJson, isJsonObject, readJsonObject } from './json.ts';
 import type { JsonObject } from './json.ts';
 import { maxTokenizerConfigBytes, readSpecialTokens } from './special-tokens.ts';
 

@@ -1,5 +1,5 @@
 /** JSON files of unknown origin: bounded in size, strict in encoding, objects at the top. */
-import { InputError } from '../errors.ts';
+import { InputError, messageOf } from '../errors.ts';
 import type { Store } from '../storage/store.ts';
 
 export type JsonObject = Record<string, unknown>;
@@ -42,10 +42,6 @@ function parseJson(bytes: Uint8Array, key: string): unknown {
       { cause },
     );
   }
-}
-
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 /** A value as an error message shows it, cut to a line. */

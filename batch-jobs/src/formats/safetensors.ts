@@ -8,11 +8,11 @@
  *
  * @source huggingface/safetensors, README "Format" and safetensors/src/tensor.rs
  */
-import { InputError } from '../errors.ts';
+import { InputError, messageOf } from '../errors.ts';
 import type { FloatDtype } from '../numeric/dtypes.ts';
 import { toFloat32 } from '../numeric/dtypes.ts';
 import type { Store } from '../storage/store.ts';
-import { describeJson, isJsonObject, messageOf } from './json.ts';
+import { describeJson, isJsonObject } from './json.ts';
 
 /** Bytes of one element. */
 const dtypeBytes = {

@@ -4,9 +4,9 @@
  * Chat templates are applied in chat-template.ts.
  */
 import { PreTokenizer, Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
-import { InputError } from '../errors.ts';
+import { InputError, messageOf } from '../errors.ts';
 import type { Store } from '../storage/store.ts';
-import { describeJson, isJsonObject, messageOf, readJsonObject } from './json.ts';
+import { describeJson, isJsonObject, readJsonObject } from './json.ts';
 import type { JsonObject } from './json.ts';
 import { maxTokenizerConfigBytes, readSpecialTokens } from './special-tokens.ts';
 

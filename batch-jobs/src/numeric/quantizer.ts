@@ -122,12 +122,11 @@ interface GroupScale {
 }
 
 /** @param least,most of the group's normal weights; 0 and 0 where it has none */
-function groupScale(least: number, most: number, grid: Grid): GroupScale {
+function groupScale(least: number, most: number, grid: Grid, { scaleDivisor, steps }: Levels): GroupScale {
   if (grid.levels !== 'asymmetric') {
     const largest = Math.max(-least, most);
-    return { scale: roundToFloat16((largest + 1e-6) / levelsOf(grid).scaleDivisor) || leastScale, zero: 0 };
+    return { scale: roundToFloat16((largest + 1e-6) / scaleDivisor) || leastScale, zero: 0 };
   }
-  const { steps } = levelsOf(grid);
   const [low, high] = [Math.min(least, 0), Math.max(most, 0)];
   const scale = roundToFloat16((high - low) / steps) || leastScale;
   return { scale, zero: clamp(roundHalfEven(-low / scale), 0, steps) };
@@ -142,6 +141,11 @@ function integerOf(value: number, { scale, zero }: GroupScale, grid: Grid, level
   if (grid.levels === 'asymmetric') return clamp(roundHalfEven(value / scale) + zero, 0, levels.steps);
   const clipped = clamp(value / scale, -levels.clip, levels.clip);
   return roundHalfEven(clipped - levels.offset) - levels.qMin;
+}
+
+/** What is added to a stored integer before it is scaled.  @param zero of its group; only asymmetric levels have one */
+function shiftOf(grid: Grid, { qMin, offset }: Levels, zero: number): number {
+  return grid.levels === 'asymmetric' ? -zero : qMin + offset;
 }
 
 /** Which columns of a row have an integer, in order, and which of those are cherries' slots. */
@@ -214,7 +218,7 @@ export function quantizeMatrix(
     for (let group = 0; group < groups; group++) {
       const from = group * groupSize;
       const until = Math.min(from + groupSize, stored);
-      const own = scaleOfGroup(values, layout.isSlot, from, until, grid);
+      const own = scaleOfGroup(values, layout.isSlot, from, until, grid, levels);
       scales[row * groups + group] = own.scale;
       if (grid.levels === 'asymmetric') zeros[row * groups + group] = own.zero;
       for (let i = from; i < until; i++) qweight[row * stored + i] = integerOf(values[i], own, grid, levels);
@@ -237,7 +241,14 @@ export function quantizeMatrix(
   };
 }
 
-function scaleOfGroup(values: Float32Array, isSlot: Uint8Array, from: number, until: number, grid: Grid): GroupScale {
+function scaleOfGroup(
+  values: Float32Array,
+  isSlot: Uint8Array,
+  from: number,
+  until: number,
+  grid: Grid,
+  levels: Levels,
+): GroupScale {
   let least = Infinity;
   let most = -Infinity;
   for (let i = from; i < until; i++) {
@@ -246,7 +257,7 @@ function scaleOfGroup(values: Float32Array, isSlot: Uint8Array, from: number, un
     if (value < least) least = value;
     if (value > most) most = value;
   }
-  return most === -Infinity ? groupScale(0, 0, grid) : groupScale(least, most, grid);
+  return most === -Infinity ? groupScale(0, 0, grid, levels) : groupScale(least, most, grid, levels);
 }
 
 /** @returns [rows, columns] float32, row-major */
@@ -264,7 +275,7 @@ export function dequantizeMatrix(matrix: QuantizedMatrix): Float32Array {
     layout.enter(row);
     for (let group = 0; group < groups; group++) {
       const scale = scales[row * groups + group];
-      const shift = grid.levels === 'asymmetric' ? -zeros[row * groups + group] : levels.qMin + levels.offset;
+      const shift = shiftOf(grid, levels, zeros[row * groups + group]);
       const until = Math.min((group + 1) * groupSize, stored);
       for (let i = group * groupSize; i < until; i++) {
         const column = layout.columns[i];
@@ -305,8 +316,8 @@ export function fakeQuantizeMatrix(
     layout.gather(weight, start, columnScales, values);
     for (let from = 0; from < stored; from += groupSize) {
       const until = Math.min(from + groupSize, stored);
-      const own = scaleOfGroup(values, layout.isSlot, from, until, grid);
-      const shift = grid.levels === 'asymmetric' ? -own.zero : levels.qMin + levels.offset;
+      const own = scaleOfGroup(values, layout.isSlot, from, until, grid, levels);
+      const shift = shiftOf(grid, levels, own.zero);
       for (let i = from; i < until; i++) {
         if (layout.isSlot[i]) continue;
         const column = layout.columns[i];

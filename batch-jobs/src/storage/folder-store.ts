@@ -15,7 +15,15 @@ import type { Dirent } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { InputError } from '../errors.ts';
 import { rangeWithin } from './byte-range.ts';
-import { compareKeys, isSegment, keySegments, prefixParts, temporaryFolder } from './keys.ts';
+import {
+  compareKeys,
+  deletionParts,
+  folderSegments,
+  isSegment,
+  keySegments,
+  prefixParts,
+  temporaryFolder,
+} from './keys.ts';
 import { StorageFullError } from './store.ts';
 import type { ByteRange, Store, StoredObject } from './store.ts';
 
@@ -164,11 +172,7 @@ export class FolderStore implements Store {
   }
 
   async folders(prefix: string): Promise<string[]> {
-    const { folders, nameStart } = prefixParts(prefix);
-    if (nameStart !== '') {
-      throw new InputError('invalid_key', `"${prefix}" does not end in a slash, so it has no folders.`, 'prefix');
-    }
-    const base = await this.#existingFolder(folders);
+    const base = await this.#existingFolder(folderSegments(prefix));
     if (base === null) return [];
     const names: string[] = [];
     for (const { name, isFolder } of await this.#entries(base)) {
@@ -187,8 +191,7 @@ export class FolderStore implements Store {
   }
 
   async deletePrefix(prefix: string): Promise<void> {
-    const { folders, nameStart } = prefixParts(prefix);
-    if (prefix === '') throw new InputError('invalid_key', 'An empty prefix would delete the whole store.', 'prefix');
+    const { folders, nameStart } = deletionParts(prefix);
     const base = await this.#existingFolder(folders);
     if (base === null) return;
     for (const { name } of await this.#entries(base)) {

@@ -45,6 +45,19 @@ export function prefixParts(prefix: string): { folders: string[]; nameStart: str
   return { folders, nameStart };
 }
 
+/** The segments of a prefix that ends in a slash or is empty.  @throws InputError for another */
+export function folderSegments(prefix: string): string[] {
+  const { folders, nameStart } = prefixParts(prefix);
+  if (nameStart === '') return folders;
+  throw new InputError('invalid_key', `"${prefix}" does not end in a slash, so it has no folders.`, 'prefix');
+}
+
+/** `prefixParts` of what is to be deleted, which must not be everything.  @throws InputError */
+export function deletionParts(prefix: string): { folders: string[]; nameStart: string } {
+  if (prefix === '') throw new InputError('invalid_key', 'An empty prefix would delete the whole store.', 'prefix');
+  return prefixParts(prefix);
+}
+
 /** True for a name on the disk that a key may hold. */
 export function isSegment(name: string): boolean {
   return segmentFault(name) === null;

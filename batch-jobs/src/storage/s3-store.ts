@@ -10,9 +10,9 @@
 import { randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
 import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3';
-import { InputError, TransientError } from '../errors.ts';
+import { InputError, TransientError, messageOf } from '../errors.ts';
 import { checkByteRange } from './byte-range.ts';
-import { compareKeys, keySegments, prefixParts } from './keys.ts';
+import { compareKeys, deletionParts, folderSegments, keySegments, prefixParts } from './keys.ts';
 import type * as S3Sdk from './s3-sdk.ts';
 import type { ByteRange, Store, StoredObject } from './store.ts';
 
@@ -145,10 +145,7 @@ export class S3Store implements Store {
   }
 
   async folders(prefix: string): Promise<string[]> {
-    const { nameStart } = prefixParts(prefix);
-    if (nameStart !== '') {
-      throw new InputError('invalid_key', `"${prefix}" does not end in a slash, so it has no folders.`, 'prefix');
-    }
+    folderSegments(prefix);
     const { sdk, client } = await this.#sdk();
     const { bucket, prefix: root } = this.#options;
     const names: string[] = [];
@@ -179,8 +176,7 @@ export class S3Store implements Store {
   }
 
   async deletePrefix(prefix: string): Promise<void> {
-    prefixParts(prefix);
-    if (prefix === '') throw new InputError('invalid_key', 'An empty prefix would delete the whole store.', 'prefix');
+    deletionParts(prefix);
     const { sdk, client } = await this.#sdk();
     const { bucket, prefix: root } = this.#options;
     for (;;) {
@@ -246,8 +242,7 @@ export class S3Store implements Store {
       const first = await this.#request(key, range);
       if (first === null) return null;
       if (first !== 'past the end') {
-        const { start, length } = first;
-        return { length, chunks: this.#chunks(key, first, start, start + length) };
+        return { length: first.length, chunks: this.#chunks(key, first) };
       }
     } else if ((await this.#head(key)) === null) return null;
     return { length: 0, chunks: nothing() };
@@ -277,7 +272,9 @@ export class S3Store implements Store {
   }
 
   /** Goes on where a body breaks off, as long as the object is the same. */
-  async *#chunks(key: string, first: Body, start: number, end: number): AsyncGenerator<Uint8Array, void, undefined> {
+  async *#chunks(key: string, first: Body): AsyncGenerator<Uint8Array, void, undefined> {
+    const { start, length } = first;
+    const end = start + length;
     let body = first;
     let position = start;
     for (let fruitless = 0; ;) {
@@ -288,7 +285,7 @@ export class S3Store implements Store {
           yield chunk;
         }
         if (position >= end) return;
-        throw new Error(`the connection ended after ${position - start} of ${end - start} bytes`);
+        throw new Error(`the connection ended after ${position - start} of ${length} bytes`);
       } catch (error) {
         fruitless = position > before ? 0 : fruitless + 1;
         const next = fruitless > fruitlessReads ? null : await this.#request(key, { start: position, end }, body.etag);
@@ -393,5 +390,3 @@ function isNetworkError(error: unknown): boolean {
   const { code, name } = error as { code?: unknown; name?: unknown };
   return name === 'TimeoutError' || (typeof code === 'string' && /^(E[A-Z]+|UND_ERR_.*)$/.test(code));
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -12,8 +12,8 @@
  */
 import { createHash } from 'node:crypto';
 import type { Scheme, Training } from 'cherryq/contract';
-import { InputError } from '../errors.ts';
-import { isJsonObject, messageOf } from '../formats/json.ts';
+import { InputError, messageOf } from '../errors.ts';
+import { isJsonObject } from '../formats/json.ts';
 import type { SafetensorsFile, TensorToWrite } from '../formats/safetensors.ts';
 import { openSafetensors, safetensorsBytes } from '../formats/safetensors.ts';
 import type { Store } from '../storage/store.ts';
@@ -38,8 +38,7 @@ export interface IdentityParts {
 
 /** Leaves out what changes no result: where the moments are, and the policy itself. */
 export function trainingIdentity({ training, ...parts }: IdentityParts): Identity {
-  const { resume: _resume, momentsIn: _momentsIn, ...fields } = training;
-  return flatIdentity({ ...parts, training: fields });
+  return flatIdentity({ ...parts, training: { ...training, resume: undefined, momentsIn: undefined } });
 }
 
 /** @param parts objects within objects are joined by dots; lists become their JSON, absent fields are left out */

@@ -1,4 +1,4 @@
-import { beforeEach, describe, expect, it, onTestFinished } from 'vitest';
+import { beforeEach, describe, expect, it } from 'vitest';
 import type { Job, JobEvent, JobState } from 'cherryq/contract';
 import { jobSchema, pageOf } from 'cherryq/contract';
 import type { Store } from '@cherryq/batch-jobs/storage';
@@ -35,8 +35,6 @@ let at: Setup;
 beforeEach(async () => {
   const batch = await startBatchServer();
   const proxy = await startFaultyProxy(batch.url);
-  onTestFinished(batch.close);
-  onTestFinished(proxy.close);
   const store = await temporaryStore();
   let ahead = 0;
   const clock = { now: () => Date.now() + ahead };

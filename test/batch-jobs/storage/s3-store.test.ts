@@ -7,7 +7,7 @@ import {
   S3Client,
 } from '@aws-sdk/client-s3';
 import type { IncomingMessage } from 'node:http';
-import { afterAll, describe, expect, it, onTestFinished } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { S3Store, checkpointTag } from '../../../batch-jobs/src/storage/index.ts';
 import type { Fault } from '../../support/faulty-proxy.ts';
 import { startFaultyProxy } from '../../support/faulty-proxy.ts';
@@ -111,7 +111,6 @@ describe.runIf(moto !== null)('on moto', () => {
     async function faulty() {
       const { bucket, store: direct } = await newStore();
       const proxy = await startFaultyProxy(moto?.url ?? '');
-      onTestFinished(proxy.close);
       const options = { ...moto?.client, endpoint: proxy.url };
       return { direct, proxy, store: new S3Store({ bucket, prefix: 'some/where', client: options }) };
     }

@@ -10,7 +10,8 @@ import { CherryQ, type Job } from 'cherryq';
 import type { Command } from '../../../sdk/src/cli/command.ts';
 import { rootCommand, runCli } from '../../../sdk/src/cli/run.ts';
 import { storeWorker, until } from '../../support/api.ts';
-import { jobId, listen, problem } from '../support.ts';
+import { listen } from '../../support/listen.ts';
+import { jobId, problem } from '../support.ts';
 import { memoryIo } from './memory-io.ts';
 
 const repository = fileURLToPath(new URL('../../../', import.meta.url));

@@ -2,6 +2,7 @@
  * An engine on disk: a folder that is whole or absent, with `engine.json` naming every file in it. The same folder is an
  * entry of the cache and the platform package of npm.
  */
+import { messageOf } from '../../errors.ts';
 import { createHash } from 'node:crypto';
 import { createReadStream, existsSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
@@ -48,7 +49,7 @@ export function readEngineFolder(folder: string, kind: EngineKind): FolderState 
   try {
     text = readFileSync(file, 'utf8');
   } catch (error) {
-    return damaged(`${file} cannot be read (${error instanceof Error ? error.message : String(error)})`);
+    return damaged(`${file} cannot be read (${messageOf(error)})`);
   }
   const manifest = parseManifest(text);
   if (manifest === null) return damaged(`${file} is not the list of an engine's files`);
