@@ -58,6 +58,11 @@ const entries = [
   },
   { outdir: 'api/dist', entryPoints: ['api/src/serve.ts'], outbase: 'api/src' },
   {
+    outdir: 'api/bench/dist',
+    entryPoints: ['api/bench/load.ts', 'api/bench/load-server.ts'],
+    outbase: 'api/bench',
+  },
+  {
     outdir: 'demo/dist',
     entryPoints: ['demo/run.ts', 'demo/make-model/prepare.ts', 'demo/make-model/make.ts'],
     outbase: 'demo',

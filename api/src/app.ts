@@ -7,7 +7,6 @@ import { bodyLimit } from 'hono/body-limit';
 import { requestId } from 'hono/request-id';
 import { monotonicFactory } from 'ulid';
 import type { Problem } from 'cherryq/contract';
-import { createJobs } from './jobs.ts';
 import { filePathPattern, type Api, type ApiEnv } from './openapi.ts';
 import type { Clock, Keys, Logger, Queue, Store } from './ports.ts';
 import { ProblemError, toProblem, validationProblem } from './problems.ts';
@@ -16,13 +15,15 @@ import { defaultStreamOptions, eventRoutes, type StreamOptions } from './routes/
 import { healthRoutes } from './routes/health.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { uploadRoutes } from './routes/uploads.ts';
-import { createUploads } from './uploads.ts';
+import { createServices, type Services } from './services.ts';
 
 export interface AppDeps {
   store: Store;
   queue: Queue;
   clock: Clock;
   keys: Keys;
+  /** On the same store, queue and clock; default: made for this app. */
+  services?: Services;
   /** Of the running program, semantic. */
   version: string;
   logger: Logger;
@@ -38,9 +39,7 @@ const maxBodyBytes = 2 * 1024 * 1024;
 
 export function createApp(options: AppDeps): Api {
   const { clock, keys, guard, logger, version } = options;
-  const models = createUploads('model', options);
-  const datasets = createUploads('dataset', options);
-  const jobs = createJobs({ ...options, models, datasets });
+  const { reader, models, datasets, jobs } = options.services ?? createServices(options);
   const nextId = monotonicFactory();
   const deps = { ...options, jobs, newId: (): string => nextId(clock.now()) };
 
@@ -77,6 +76,7 @@ export function createApp(options: AppDeps): Api {
   jobRoutes(app, deps);
   eventRoutes(app, {
     ...deps,
+    reader,
     stream: { ...defaultStreamOptions, ...options.stream },
     signal: options.signal ?? new AbortController().signal,
   });

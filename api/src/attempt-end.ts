@@ -1,6 +1,6 @@
 /** What the end of an attempt, a life of a worker, says about its job. Every queue acts on it in the same way. */
 import { exitCodes, type JobError } from 'cherryq/contract';
-import { advanceState, appendEvents, readLastEvent, readLatestState } from './job-log.ts';
+import { advanceState, appendEvents, endedKey, openKey, readLastEvent, readLatestState, sealJob } from './job-log.ts';
 import { listKeys } from './list-keys.ts';
 import type { Clock, JobRef, Store } from './ports.ts';
 
@@ -65,11 +65,25 @@ export async function failJob(store: Store, job: JobRef, clock: Clock, error: Jo
     time: new Date(clock.now()).toISOString(),
     attempt: latest?.attempt ?? 0,
     by: 'queue',
+    keepCheckpoint: false,
     error,
     result: null,
     analysisResult: null,
   }));
   if (changed) await appendEvents(store, job, clock, [{ type: 'job.failed', error }]);
+}
+
+/** What is left to do once a job has ended and no worker has it any more.  @returns whether it has ended */
+export async function finishJob(store: Store, job: JobRef, clock: Clock): Promise<boolean> {
+  if (!(await sealJob(store, job, clock))) return false;
+  const state = await readLatestState(store, job);
+  if (state?.status === 'cancelled' && !state.keepCheckpoint) await store.deletePrefix(`${job.prefix}/checkpoints/`);
+  // What an attempt that broke off had begun to write; nothing vouches for it.
+  if (state?.status !== 'succeeded')
+    for (const folder of ['artifacts', 'scratch']) await store.deletePrefix(`${job.prefix}/${folder}/`);
+  await store.put(endedKey(job, clock.now()), new Uint8Array(), { durable: false });
+  await store.delete(openKey(job));
+  return true;
 }
 
 /** Says in the job's events that an attempt broke off, unless the worker has said so itself. */

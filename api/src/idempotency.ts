@@ -1,7 +1,8 @@
 /**
  * Idempotency-Key: a create that is sent twice happens once. The record of a key is written by exclusive creation before
  * the work begins and fixes the id of what will be created; the creation itself is exclusive under that id. So if the
- * process dies in between, whoever comes next may simply do the work again, and the lock needs no owner.
+ * process dies in between, whoever comes next may simply do the work again, and the lock needs no owner. The first answer
+ * need not be kept: it follows from what was created.
  *
  * Semantics as Stripe's and draft-ietf-httpapi-idempotency-key-header-07: the first answer is replayed; 409 while the first
  * is under way; 422 when the key comes with another request; nothing is kept of a request that failed.
@@ -22,8 +23,6 @@ const recordSchema = z.object({
   /** Id of the thing that the request creates. */
   id: idSchema,
   startedAt: timestampSchema,
-  /** The answer's body, once there is one. */
-  answer: z.unknown().optional(),
 });
 type KeyRecord = z.infer<typeof recordSchema>;
 
@@ -36,12 +35,14 @@ export interface IdempotentRequest<Answer> {
   newId: () => string;
   /** Creates the thing under this id; does nothing new when it is there already. */
   create: (id: string) => Promise<Answer>;
+  /** What `create` answered when it had created the thing; null when it is not there. */
+  created: (id: string) => Promise<Answer | null>;
 }
 
 /** @returns the answer, and whether it is that of an earlier request */
 export async function idempotently<Answer>(
   { store, clock }: { store: Store; clock: Clock },
-  { tenant, key, request, newId, create }: IdempotentRequest<Answer>,
+  { tenant, key, request, newId, create, created }: IdempotentRequest<Answer>,
 ): Promise<{ answer: Answer; replayed: boolean }> {
   if (key === undefined) return { answer: await create(newId()), replayed: false };
   if (key.length === 0 || key.length > maxKeyLength)
@@ -68,15 +69,13 @@ export async function idempotently<Answer>(
         'this Idempotency-Key was used before with another request; use a new key for a new request',
         { param: 'Idempotency-Key' },
       );
-    // The record was written by this function, from an Answer of the same route.
-    if (record.answer !== undefined) return { answer: record.answer as Answer, replayed: true };
+    const answer = await created(record.id);
+    if (answer !== null) return { answer, replayed: true };
     if (clock.now() - Date.parse(record.startedAt) < lockMs) throw inFlight();
   }
 
   try {
-    const answer = await create(record.id);
-    await store.put(recordKey, encodeJson({ ...record, answer }));
-    return { answer, replayed: false };
+    return { answer: await create(record.id), replayed: false };
   } catch (error) {
     await store.delete(recordKey);
     throw error;

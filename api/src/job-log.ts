@@ -1,7 +1,7 @@
 /**
  * The job folder, typed: spec, state log and event log under `tenants/<tenant>/jobs/<id>/` (docs/architecture.md).
- * The state log only goes forward: `queued`, then `running` once per attempt, then one final state after which nothing
- * follows. Every change is decided on the newest entry and written as exactly the next one, so of two writers that race
+ * The state log only goes forward: nothing while the job waits for the first time, then `running` once per attempt, then one
+ * final state after which nothing follows. Every change is decided on the newest entry and written as exactly the next one, so of two writers that race
  * for the last word one wins and the other sees it.
  */
 import {
@@ -13,7 +13,6 @@ import {
   type JobEvent,
   type JobSpec,
   type JobState,
-  type Progress,
   type StoredEvent,
 } from 'cherryq/contract';
 import {
@@ -23,9 +22,9 @@ import {
   lastNumbered,
   numberedKey,
   readLatestNumbered,
-  readNumbered,
   type NumberedEntry,
 } from '@cherryq/batch-jobs/storage';
+import { indexKey } from './newest-first.ts';
 import type { Clock, JobRef, Store } from './ports.ts';
 
 const stateDigits = 6;
@@ -33,9 +32,6 @@ const eventDigits = 8;
 const lineDigits = 4;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
-
-/** Event batches looked through, newest first, for the last progress. */
-const progressLookback = 8;
 
 export type JobEventFields = StoredEvent extends infer Event
   ? Event extends unknown
@@ -47,42 +43,49 @@ export const jobsPrefix = (tenant: string): string => `tenants/${tenant}/jobs/`;
 export const jobRef = (tenant: string, id: string): JobRef => ({ tenant, id, prefix: `${jobsPrefix(tenant)}${id}` });
 const statePrefix = (job: JobRef): string => `${job.prefix}/state/`;
 const eventPrefix = (job: JobRef): string => `${job.prefix}/events/`;
-const specKey = (job: JobRef): string => `${job.prefix}/spec.json`;
+export const specKey = (job: JobRef): string => `${job.prefix}/spec.json`;
+export const openPrefix = (tenant: string): string => `tenants/${tenant}/open/`;
+/** There as long as the job needs care: written before anything else of it, deleted after all else is done. */
+export const openKey = ({ tenant, id }: JobRef): string => openPrefix(tenant) + id;
+export const endedPrefix = (tenant: string): string => `tenants/${tenant}/ended/`;
+/** By the day of its end, for those who delete old jobs. */
+export const endedKey = ({ tenant, id }: JobRef, time: number): string =>
+  `${endedPrefix(tenant)}${new Date(time).toISOString().slice(0, 10)}/${id}`;
+/** Says that there was such a job, or upload, and that it was deleted. */
+export const deletedKey = (tenant: string, id: string): string => `tenants/${tenant}/deleted/${id}`;
 const reserveKey = (job: JobRef): string => `${job.prefix}/${jobReserve.path}`;
 
 export const encodeJson = (value: unknown): Uint8Array => encoder.encode(`${JSON.stringify(value, null, 1)}\n`);
 export const decodeJson = (body: Uint8Array): unknown => JSON.parse(decoder.decode(body));
 
-/** @returns false when the job exists; its spec is left as it was */
-export function createSpec(store: Store, job: JobRef, spec: JobSpec): Promise<boolean> {
-  return store.put(specKey(job), encodeJson(spec), { onlyIfAbsent: true });
-}
-
 /**
- * Makes the folder of a job that is queued; of one that exists, what is lacking.
+ * Makes the folder of a job, which is queued then; of one that exists, what is lacking.
+ * @returns whether it is new
  * @throws StorageFullError when there is no room, also for its last words; nothing of a new job is left then
  */
-export async function createJobFolder(
-  store: Store,
-  job: JobRef,
-  clock: Clock,
-  spec: JobSpec,
-  queued: JobState,
-): Promise<void> {
-  const isNew = await createSpec(store, job, spec);
+export async function createJobFolder(store: Store, job: JobRef, spec: JobSpec): Promise<boolean> {
+  let isNew = false;
   try {
-    if (isNew) await store.put(reserveKey(job), new Uint8Array(jobReserve.sizeBytes));
-    await ensureQueued(store, job, clock, queued);
+    const index = indexKey(job.tenant, 'jobs', job.id);
+    const marks = [openKey(job), index].map((key) => store.put(key, new Uint8Array()));
+    // Both are over before anything is undone.
+    for (const mark of await Promise.allSettled(marks)) if (mark.status === 'rejected') throw mark.reason;
+    isNew = await store.put(specKey(job), encodeJson(spec), { onlyIfAbsent: true });
+    if (isNew) await store.put(reserveKey(job), new Uint8Array(jobReserve.sizeBytes), { durable: false });
+    return isNew;
   } catch (error) {
-    if (isNew && error instanceof StorageFullError) await store.deletePrefix(`${job.prefix}/`);
+    if (error instanceof StorageFullError && (isNew || (await store.head(specKey(job))) === null))
+      await forgetJob(store, job);
     throw error;
   }
 }
 
-/** Gives a job its first state, unless it has one: its creation may have broken off before. */
-export async function ensureQueued(store: Store, job: JobRef, clock: Clock, queued: JobState): Promise<void> {
-  const { changed } = await advanceState(store, job, (latest) => (latest ? null : queued));
-  if (changed) await appendEvents(store, job, clock, [{ type: 'job.queued' }]);
+/** Removes all of a job: first what makes it visible, last what says that there is something to remove. */
+export async function forgetJob(store: Store, job: JobRef): Promise<void> {
+  await store.delete(specKey(job));
+  await store.deletePrefix(`${job.prefix}/`);
+  await store.delete(indexKey(job.tenant, 'jobs', job.id));
+  await store.delete(openKey(job));
 }
 
 /** @returns null when there is no such job */
@@ -91,11 +94,10 @@ export async function readSpec(store: Store, job: JobRef): Promise<JobSpec | nul
   return body && jobSpecSchema.parse(decodeJson(body));
 }
 
-/** All states, oldest first; empty in the moment between a job's spec and its first state. */
-export async function readStates(store: Store, job: JobRef): Promise<JobState[]> {
-  const states: JobState[] = [];
-  for await (const entry of readNumbered(store, statePrefix(job), stateDigits, '.json')) states.push(parseState(entry));
-  return states;
+/** One state by its number, from 1; null when there is none so far. */
+export async function readState(store: Store, job: JobRef, number: number): Promise<JobState | null> {
+  const body = await store.get(numberedKey(statePrefix(job), stateDigits, '.json', number));
+  return body && parseState({ number, body });
 }
 
 export async function readLatestState(store: Store, job: JobRef): Promise<JobState | null> {
@@ -132,39 +134,42 @@ export async function appendEvents(store: Store, job: JobRef, clock: Clock, even
   await appendNumbered(store, eventPrefix(job), eventDigits, '.ndjson', encoder.encode(lines.join('')));
 }
 
+/**
+ * The events that were written together under a number; null when there are none so far. Number 0 is what the spec says: that
+ * the job was queued.
+ */
+export async function readEventBatch(store: Store, job: JobRef, number: number): Promise<JobEvent[] | null> {
+  if (number === 0) {
+    const spec = await readSpec(store, job);
+    return spec && [{ id: eventId(0, 1), time: spec.createdAt, type: 'job.queued' }];
+  }
+  const body = await store.get(numberedKey(eventPrefix(job), eventDigits, '.ndjson', number));
+  return body && parseEvents({ number, body });
+}
+
 /** Events after an id, in order. @param after id of the last event seen; absent: from the first */
-export async function* readEvents(store: Store, job: JobRef, after?: string): AsyncGenerator<JobEvent> {
-  const [object, line] = (after ?? '').split('.').map(Number);
-  const seen = { object: object || 1, line: line ?? 0 };
-  for await (const entry of readNumbered(store, eventPrefix(job), eventDigits, '.ndjson', seen.object)) {
-    for (const event of parseEvents(entry)) {
-      if (entry.number > seen.object || Number(event.id.slice(eventDigits + 1)) > seen.line) yield event;
-    }
+export async function* readEvents(
+  job: JobRef,
+  after: string | undefined,
+  batch: (job: JobRef, number: number) => Promise<readonly JobEvent[] | null>,
+): AsyncGenerator<JobEvent> {
+  const [object, line] = after?.split('.').map(Number) ?? [];
+  const seen = { object: object ?? 0, line: line ?? 0 };
+  for (let number = seen.object; ; number++) {
+    const events = await batch(job, number);
+    if (events === null) return;
+    for (const event of events)
+      if (number > seen.object || Number(event.id.slice(eventDigits + 1)) > seen.line) yield event;
   }
 }
+
+export const lastEventBatch = (store: Store, job: JobRef): Promise<number> =>
+  lastNumbered(store, eventPrefix(job), eventDigits, '.ndjson');
 
 /** The newest event; null when there is none. */
 export async function readLastEvent(store: Store, job: JobRef): Promise<JobEvent | null> {
-  for await (const batch of batchesBackwards(store, job)) return batch.at(-1) ?? null;
-  return null;
-}
-
-/** The newest progress among the last batches of events. */
-export async function readLatestProgress(store: Store, job: JobRef): Promise<Progress | null> {
-  let tries = 0;
-  for await (const batch of batchesBackwards(store, job)) {
-    for (const event of batch.reverse()) if (event.type === 'progress') return event.progress;
-    if (++tries === progressLookback) return null;
-  }
-  return null;
-}
-
-async function* batchesBackwards(store: Store, job: JobRef): AsyncGenerator<JobEvent[]> {
-  let number = await lastNumbered(store, eventPrefix(job), eventDigits, '.ndjson');
-  for (; number > 0; number--) {
-    const body = await store.get(numberedKey(eventPrefix(job), eventDigits, '.ndjson', number));
-    if (body !== null) yield parseEvents({ number, body });
-  }
+  const number = await lastEventBatch(store, job);
+  return number === 0 ? null : ((await readEventBatch(store, job, number))?.at(-1) ?? null);
 }
 
 /**
@@ -195,10 +200,14 @@ function parseState(entry: NumberedEntry): JobState {
   return jobStateSchema.parse(decodeJson(entry.body));
 }
 
+function eventId(batch: number, line: number): string {
+  return `${String(batch).padStart(eventDigits, '0')}.${String(line).padStart(lineDigits, '0')}`;
+}
+
 function parseEvents(entry: NumberedEntry): JobEvent[] {
   const lines = decoder.decode(entry.body).split('\n').filter(Boolean);
   return lines.map((line, index) => ({
-    id: `${String(entry.number).padStart(eventDigits, '0')}.${String(index + 1).padStart(lineDigits, '0')}`,
+    id: eventId(entry.number, index + 1),
     ...storedEventSchema.parse(JSON.parse(line)),
   }));
 }

@@ -6,6 +6,7 @@ import {
   manifestSchema,
   terminalStatuses,
   type createJobSchema,
+  type listJobsQuerySchema,
   type Job,
   type JobEvent,
   type JobSpec,
@@ -13,7 +14,6 @@ import {
   type JobStatus,
   type Manifest,
   type Page,
-  type Progress,
 } from 'cherryq/contract';
 import type { z } from 'zod';
 import {
@@ -21,27 +21,47 @@ import {
   appendEvents,
   createJobFolder,
   decodeJson,
+  deletedKey,
+  endedPrefix,
+  forgetJob,
   jobRef,
-  jobsPrefix,
-  readEvents,
-  readLatestProgress,
-  readSpec,
-  readStates,
+  openKey,
+  openPrefix,
 } from './job-log.ts';
+import type { JobReader, JobRecord } from './job-reader.ts';
+import { listKeys } from './list-keys.ts';
+import { findNewest, idsAfter, idsNewestFirst } from './newest-first.ts';
 import type { Clock, JobRef, Queue, Store } from './ports.ts';
 import { ProblemError } from './problems.ts';
 import type { Upload, Uploads } from './uploads.ts';
 
 export type JobRequest = z.output<typeof createJobSchema>;
 
+export type JobQuery = z.output<typeof listJobsQuerySchema>;
+
 export interface Jobs {
   /** Creates under this id and hands it to the queue; a job that exists is returned as it is. */
   create(tenant: string, id: string, request: JobRequest): Promise<Job>;
+  /** The job as it was when it had been created and handed over; null when it was not. */
+  created(tenant: string, id: string): Promise<Job | null>;
   retrieve(tenant: string, id: string): Promise<Job>;
   /** Newest first. */
-  list(tenant: string, query: { limit: number; after?: string; status?: JobStatus }): Promise<Page<Job>>;
+  list(tenant: string, query: JobQuery): Promise<Page<Job>>;
   /** @throws ProblemError (409) when the job has already succeeded or failed */
-  cancel(tenant: string, id: string): Promise<Job>;
+  cancel(tenant: string, id: string, options: { keepCheckpoint: boolean }): Promise<Job>;
+  /** Stops it once it has saved a checkpoint.  @throws ProblemError (409) when the job has ended */
+  pause(tenant: string, id: string): Promise<Job>;
+  /** Of a job that waits or runs, nothing changes.  @throws ProblemError (409) when the job has ended */
+  resume(tenant: string, id: string): Promise<Job>;
+  /**
+   * Creates, under a new id, a job with the same spec that goes on from where the other was; one that exists is returned.
+   * @throws ProblemError (409) unless the other has failed or was cancelled
+   */
+  retry(tenant: string, id: string, newId: string): Promise<Job>;
+  /** Deletes an ended job with all that it left.  @throws ProblemError (409) when it has not ended, or another goes on from it */
+  remove(tenant: string, id: string): Promise<void>;
+  /** Deletes what ended on a day before this moment's.  @returns how many */
+  removeEndedBefore(time: number): Promise<number>;
   events(tenant: string, id: string, query: { limit: number; after?: string }): Promise<Page<JobEvent>>;
   /**
    * What the job left, and the folder under its prefix: `artifacts`, or `rejected` where it has missed a limit of quality.
@@ -52,8 +72,8 @@ export interface Jobs {
   findUserOf(tenant: string, upload: Upload): Promise<string | null>;
 }
 
-/** The job as clients see it. @param states oldest first */
-export function jobView(spec: JobSpec, states: readonly JobState[], progress: Progress | null): Job {
+/** The job as clients see it. */
+export function jobView({ spec, states, progress }: JobRecord): Job {
   const latest = states.at(-1);
   const ended = latest && terminalStatuses.has(latest.status) ? latest : null;
   return {
@@ -70,6 +90,7 @@ export function jobView(spec: JobSpec, states: readonly JobState[], progress: Pr
     analysis: spec.analysis,
     formats: spec.formats,
     metadata: spec.metadata,
+    retryOf: spec.retryOf,
     createdAt: spec.createdAt,
     startedAt: states.find((state) => state.status === 'running')?.time ?? null,
     finishedAt: ended?.time ?? null,
@@ -85,39 +106,57 @@ export function createJobs(deps: {
   store: Store;
   queue: Queue;
   clock: Clock;
+  reader: JobReader;
   models: Uploads;
   datasets: Uploads;
 }): Jobs {
-  const { store, queue, clock, models, datasets } = deps;
+  const { store, queue, clock, reader, models, datasets } = deps;
 
-  async function view(job: JobRef, spec: JobSpec): Promise<Job> {
-    const states = await readStates(store, job);
-    // Read after the states, so that it is never older than they are.
-    return jobView(spec, states, await readLatestProgress(store, job));
+  async function find(job: JobRef): Promise<Job | null> {
+    const record = await reader.read(job);
+    return record && jobView(record);
   }
 
-  async function specOf(job: JobRef): Promise<JobSpec> {
-    const spec = await readSpec(store, job);
-    if (spec === null)
-      throw new ProblemError('not_found', `there is no job ${job.id}; list the jobs of this store with GET /v1/jobs`, {
-        param: 'id',
-      });
-    return spec;
+  async function retrieve(job: JobRef): Promise<Job> {
+    const found = await find(job);
+    if (found !== null) return found;
+    throw unknownJob(job.id);
   }
 
-  async function idsNewestFirst(tenant: string): Promise<string[]> {
-    return (await store.folders(jobsPrefix(tenant))).sort().reverse();
+  /** Ids of the jobs that may not have ended, newest first. */
+  async function openIds(tenant: string): Promise<string[]> {
+    const ids: string[] = [];
+    const prefix = openPrefix(tenant);
+    for await (const key of listKeys(store, prefix)) ids.push(key.slice(prefix.length));
+    return ids.reverse();
   }
 
-  return {
+  /** The job under this id, queued; one that is there is left as it is. */
+  async function start(tenant: string, spec: JobSpec): Promise<Job> {
+    const job = jobRef(tenant, spec.id);
+    const isNew = await createJobFolder(store, job, spec);
+    await queue.submit(job);
+    return isNew ? jobView({ spec, states: [], progress: null }) : retrieve(job);
+  }
+
+  const changedState = (status: JobStatus, latest: JobState | null): JobState => ({
+    status,
+    time: now(clock),
+    attempt: latest?.attempt ?? 0,
+    by: 'api',
+    keepCheckpoint: false,
+    error: null,
+    result: null,
+    analysisResult: null,
+  });
+
+  const jobs: Jobs = {
     async create(tenant, id, request) {
-      const job = jobRef(tenant, id);
       const { model, calibration, evaluation, tasks, analysis } = await inputsOf(tenant, request, models, datasets);
-      const createdAt = now(clock);
-      const spec: JobSpec = {
+      return start(tenant, {
         ...request,
         id,
-        createdAt,
+        createdAt: now(clock),
         modelName: model.name,
         modelPrefix: models.filesPrefix(tenant, model.id),
         calibrationPrefix: calibration && datasets.filesPrefix(tenant, calibration.id),
@@ -125,70 +164,170 @@ export function createJobs(deps: {
         evaluationPrefix: evaluation && datasets.filesPrefix(tenant, evaluation.id),
         tasks: tasks.map(({ name, id: task }) => ({ name, prefix: datasets.filesPrefix(tenant, task) })),
         analysisPrefixes: analysis.map(({ name, id: set }) => ({ name, prefix: datasets.filesPrefix(tenant, set) })),
-      };
-      await queue.announce(job);
-      await createJobFolder(store, job, clock, spec, queued(createdAt));
+        retryOf: null,
+        checkpointsFrom: null,
+      });
+    },
+
+    async retry(tenant, id, newId) {
+      const job = jobRef(tenant, id);
+      const record = await reader.read(job);
+      if (record === null) throw unknownJob(id);
+      const { status } = jobView(record);
+      if (status !== 'failed' && status !== 'cancelled')
+        throw new ProblemError(
+          'conflict',
+          `job ${id} is ${status}; only one that has failed or was cancelled can be repeated`,
+        );
+      await inputsOf(tenant, record.spec, models, datasets);
+      const left = `${job.prefix}/checkpoints/`;
+      const [any] = await store.list(left, { limit: 1 });
+      return start(tenant, {
+        ...record.spec,
+        id: newId,
+        createdAt: now(clock),
+        retryOf: id,
+        checkpointsFrom: any === undefined ? null : left,
+      });
+    },
+
+    async created(tenant, id) {
+      const job = jobRef(tenant, id);
+      const record = await reader.read(job);
+      if (record === null && (await store.head(deletedKey(tenant, id))) !== null)
+        throw new ProblemError('conflict', `the job that this Idempotency-Key made, ${id}, was deleted; use a new key`);
+      if (record === null) return null;
+      // Whoever wrote the spec may have died before it did this.
       await queue.submit(job);
-      return view(job, await specOf(job));
+      return jobView({ spec: record.spec, states: [], progress: null });
     },
 
-    async retrieve(tenant, id) {
+    retrieve: (tenant, id) => retrieve(jobRef(tenant, id)),
+
+    async list(tenant, { limit, after, ...filters }) {
+      // Those that have not ended are few among many that have.
+      const open = filters.status === undefined || terminalStatuses.has(filters.status) ? null : await openIds(tenant);
+      const { data, next } = await findNewest({
+        limit,
+        after,
+        ids: (query) =>
+          open === null ? idsNewestFirst(store, tenant, 'jobs', query) : Promise.resolve(idsAfter(open, query)),
+        read: async (id) => {
+          const job = await find(jobRef(tenant, id));
+          return job !== null && fits(job, filters) ? job : null;
+        },
+      });
+      return { object: 'list', data, hasMore: next !== null, next };
+    },
+
+    async cancel(tenant, id, { keepCheckpoint }) {
       const job = jobRef(tenant, id);
-      return view(job, await specOf(job));
-    },
-
-    async list(tenant, { limit, after, status }) {
-      const data: Job[] = [];
-      for (const id of await idsNewestFirst(tenant)) {
-        if (after !== undefined && id >= after) continue;
-        const job = jobRef(tenant, id);
-        const spec = await readSpec(store, job);
-        if (spec === null) continue;
-        const found = await view(job, spec);
-        if (status !== undefined && found.status !== status) continue;
-        if (data.length === limit) return { object: 'list', data, hasMore: true };
-        data.push(found);
-      }
-      return { object: 'list', data, hasMore: false };
-    },
-
-    async cancel(tenant, id) {
-      const job = jobRef(tenant, id);
-      const spec = await specOf(job);
+      await retrieve(job);
       const { state, changed } = await advanceState(store, job, (latest) => ({
-        status: 'cancelled',
-        time: now(clock),
-        attempt: latest?.attempt ?? 0,
-        by: 'api',
-        error: null,
-        result: null,
-        analysisResult: null,
+        ...changedState('cancelled', latest),
+        keepCheckpoint,
       }));
       if (state?.status !== 'cancelled')
         throw new ProblemError(
           'conflict',
-          `job ${id} has already ${state?.status}; only a queued or running job can be cancelled`,
+          `job ${id} has already ${state?.status}; only one that has not ended can be cancelled`,
         );
       if (changed) await appendEvents(store, job, clock, [{ type: 'job.cancelled' }]);
       await queue.cancel(job);
-      return view(job, spec);
+      return retrieve(job);
+    },
+
+    async pause(tenant, id) {
+      const job = jobRef(tenant, id);
+      await retrieve(job);
+      const { state, changed } = await advanceState(store, job, (latest) =>
+        latest?.status === 'paused' ? null : changedState('paused', latest),
+      );
+      if (state?.status !== 'paused')
+        throw new ProblemError(
+          'conflict',
+          `job ${id} has already ${state?.status}; only one that has not ended can be paused`,
+        );
+      if (changed) await appendEvents(store, job, clock, [{ type: 'job.paused' }]);
+      await queue.pause(job);
+      return retrieve(job);
+    },
+
+    async resume(tenant, id) {
+      const job = jobRef(tenant, id);
+      await retrieve(job);
+      const { state, changed } = await advanceState(store, job, (latest) =>
+        latest?.status === 'paused' ? changedState('queued', latest) : null,
+      );
+      const status = state?.status ?? 'queued';
+      if (terminalStatuses.has(status))
+        throw new ProblemError('conflict', `job ${id} has already ${status}; only a paused job can be resumed`);
+      if (changed) await appendEvents(store, job, clock, [{ type: 'job.resumed' }]);
+      await queue.submit(job);
+      return retrieve(job);
+    },
+
+    async remove(tenant, id) {
+      const job = jobRef(tenant, id);
+      const { status } = await retrieve(job);
+      if (!terminalStatuses.has(status))
+        throw new ProblemError('conflict', `job ${id} is ${status}; cancel it first, or wait for its end`);
+      if ((await store.head(openKey(job))) !== null)
+        throw new ProblemError('conflict', `job ${id} has just ${status} and is being put away; try again soon`, {
+          headers: { 'Retry-After': '5' },
+        });
+      for (const other of await openIds(tenant)) {
+        const record = await reader.read(jobRef(tenant, other));
+        if (record?.spec.checkpointsFrom?.startsWith(`${job.prefix}/`))
+          throw new ProblemError(
+            'conflict',
+            `job ${other} goes on from the checkpoint of job ${id}; wait for its end, or cancel it`,
+          );
+      }
+      await store.put(deletedKey(tenant, id), new Uint8Array());
+      // So that a deletion that breaks off is gone on with.
+      await store.put(openKey(job), new Uint8Array());
+      await forgetJob(store, job);
+    },
+
+    async removeEndedBefore(time) {
+      let count = 0;
+      const today = new Date(time).toISOString().slice(0, 10);
+      for (const tenant of await store.folders('tenants/'))
+        for (const day of await store.folders(endedPrefix(tenant))) {
+          if (day >= today) break;
+          const prefix = `${endedPrefix(tenant)}${day}/`;
+          for await (const key of listKeys(store, prefix)) {
+            const id = key.slice(prefix.length);
+            try {
+              if ((await find(jobRef(tenant, id))) !== null) {
+                await jobs.remove(tenant, id);
+                count++;
+              }
+              await store.delete(key);
+            } catch (error) {
+              // Still needed; it is looked at again the next time.
+              if (!(error instanceof ProblemError)) throw error;
+            }
+          }
+        }
+      return count;
     },
 
     async events(tenant, id, { limit, after }) {
       const job = jobRef(tenant, id);
-      await specOf(job);
+      await retrieve(job);
       const data: JobEvent[] = [];
-      for await (const event of readEvents(store, job, after)) {
-        if (data.length === limit) return { object: 'list', data, hasMore: true };
+      for await (const event of reader.events(job, after)) {
+        if (data.length === limit) return { object: 'list', data, hasMore: true, next: data.at(-1)?.id ?? null };
         data.push(event);
       }
-      return { object: 'list', data, hasMore: false };
+      return { object: 'list', data, hasMore: false, next: null };
     },
 
     async manifest(tenant, id) {
       const job = jobRef(tenant, id);
-      const spec = await specOf(job);
-      const { status, error } = jobView(spec, await readStates(store, job), null);
+      const { status, error } = await retrieve(job);
       const folder = status === 'failed' && error?.code === 'quality' ? 'rejected' : 'artifacts';
       if (status !== 'succeeded' && folder !== 'rejected')
         throw new ProblemError(
@@ -201,28 +340,30 @@ export function createJobs(deps: {
     },
 
     async findUserOf(tenant, upload) {
-      for (const id of await idsNewestFirst(tenant)) {
-        const job = jobRef(tenant, id);
-        const spec = await readSpec(store, job);
-        if (spec === null || !uses(spec, upload)) continue;
-        const { status } = jobView(spec, await readStates(store, job), null);
-        if (!terminalStatuses.has(status)) return id;
+      for (const id of await openIds(tenant)) {
+        const record = await reader.read(jobRef(tenant, id));
+        if (record !== null && uses(record.spec, upload) && !terminalStatuses.has(jobView(record).status)) return id;
       }
       return null;
     },
   };
+  return jobs;
 }
 
-/** The first state of every job. */
-export const queued = (time: string): JobState => ({
-  status: 'queued',
-  time,
-  attempt: 0,
-  by: 'api',
-  error: null,
-  result: null,
-  analysisResult: null,
-});
+function unknownJob(id: string): ProblemError {
+  return new ProblemError('not_found', `there is no job ${id}; list the jobs of this store with GET /v1/jobs`, {
+    param: 'id',
+  });
+}
+
+function fits(job: Job, { status, kind, modelId, metadata }: Omit<JobQuery, 'limit' | 'after'>): boolean {
+  return (
+    (status === undefined || job.status === status) &&
+    (kind === undefined || job.kind === kind) &&
+    (modelId === undefined || job.modelId === modelId) &&
+    (metadata === undefined || job.metadata[metadata.key] === metadata.value)
+  );
+}
 
 /** Looks up what a request refers to. @throws ProblemError (404, 409, 400) naming the field */
 async function inputsOf(

@@ -5,6 +5,7 @@
  *     CHERRYQ_STORE              s3://bucket/prefix
  *     CHERRYQ_BATCH_QUEUE        name or ARN of the job queue
  *     CHERRYQ_BATCH_DEFINITION   name or ARN of the job definition
+ *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
@@ -12,6 +13,7 @@ import { InputError, openStore } from '@cherryq/batch-jobs/storage';
 import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } from './adapters/batch-queue.ts';
 import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
+import { createServices, deleteOldJobs } from './services.ts';
 import { logLine, systemClock, type LogEntry } from './ports.ts';
 import packageJson from '../package.json' with { type: 'json' };
 
@@ -31,7 +33,9 @@ const queue: BatchQueue = createBatchQueue({
   jobQueue: setting('CHERRYQ_BATCH_QUEUE', 'the name of a job queue'),
   jobDefinition: setting('CHERRYQ_BATCH_DEFINITION', 'the name of a job definition'),
 });
+const services = createServices({ store, queue, clock: systemClock });
 const app = createApp({
+  services,
   store,
   queue,
   clock: systemClock,
@@ -49,13 +53,25 @@ export async function batchEvents(event: { detail: BatchDetail }): Promise<void>
 
 export async function reconcile(): Promise<Reconciled> {
   const found = await queue.reconcile();
-  logger({ level: 'info', message: 'reconciled', ...found });
+  const deleted = await deleteOldJobs(services, systemClock, retentionDays());
+  logger({ level: 'info', message: 'reconciled', ...found, deleted });
   return found;
 }
 
 /** Text goes as it is; everything else in base64, which the front undoes. */
 function isContentTypeBinary(type: string): boolean {
   return !/^(text\/|application\/(problem\+)?json)/.test(type);
+}
+
+function retentionDays(): number | null {
+  const text = process.env.CHERRYQ_RETENTION_DAYS;
+  if (!text) return null;
+  if (/^[1-9]\d{0,4}$/.test(text)) return Number(text);
+  throw new InputError(
+    'invalid_setting',
+    `CHERRYQ_RETENTION_DAYS is ${JSON.stringify(text)}; it must be a whole number of days, at least 1.`,
+    'CHERRYQ_RETENTION_DAYS',
+  );
 }
 
 function setting(name: string, example: string): string {

@@ -6,6 +6,7 @@ import type { OpenAPIHono } from '@hono/zod-openapi';
 import { z } from 'zod';
 import {
   artifactListSchema,
+  cancelJobSchema,
   capabilitiesSchema,
   createJobSchema,
   createUploadSchema,
@@ -32,6 +33,7 @@ export const schemas = {
   dataset: datasetSchema.meta({ id: 'Dataset' }),
   createUpload: createUploadSchema.meta({ id: 'CreateUpload' }),
   createJob: createJobSchema.meta({ id: 'CreateJob' }),
+  cancelJob: cancelJobSchema.meta({ id: 'CancelJob' }),
   job: jobSchema.meta({ id: 'Job' }),
   event: jobEventSchema.meta({ id: 'JobEvent' }),
   artifacts: artifactListSchema.meta({ id: 'ArtifactList' }),

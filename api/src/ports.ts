@@ -12,12 +12,12 @@ export interface JobRef {
 }
 
 export interface Queue {
-  /** Called before anything of a job is written, so that one whose creation breaks off is found and run, or forgotten. */
-  announce(job: JobRef): Promise<void>;
   /** Takes a job to run once, sooner or later; a job that is already waiting or running is left as it is. */
   submit(job: JobRef): Promise<void>;
   /** Drops a waiting job or stops a running one. The caller has already made its state final. */
   cancel(job: JobRef): Promise<void>;
+  /** The same with a job whose state the caller has made `paused`; `submit` takes it again. */
+  pause(job: JobRef): Promise<void>;
   /** @throws when the queue cannot take jobs */
   describe(): Promise<{ waiting: number; running: number }>;
   /** Stops workers so that their jobs can go on later: asks, waits `graceMs`, then kills. */

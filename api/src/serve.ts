@@ -13,8 +13,9 @@ import { InputError, openStore } from '@cherryq/batch-jobs/storage';
 import { createProcessQueue } from './adapters/process-queue.ts';
 import { createApp } from './app.ts';
 import type { Api } from './openapi.ts';
-import { localKeys, localTenant, logLine, systemClock, type LogEntry, type Logger } from './ports.ts';
+import { localKeys, logLine, systemClock, type LogEntry, type Logger } from './ports.ts';
 import { ProblemError } from './problems.ts';
+import { createServices, deleteOldJobs } from './services.ts';
 import { holdFolder } from './server-file.ts';
 import packageJson from '../package.json' with { type: 'json' };
 
@@ -25,6 +26,7 @@ export type { Logger, LogEntry } from './ports.ts';
 export const defaultPort = 7433;
 /** Requests that are under way when the server closes have so long to end. */
 const drainMs = 2000;
+const sweepEveryMs = 3_600_000;
 
 export interface ServeOptions {
   /** Folder of the store; made if it is not there. */
@@ -34,6 +36,8 @@ export interface ServeOptions {
   host?: string;
   /** Jobs that run at the same time. */
   concurrency?: number;
+  /** Jobs that ended so many days ago are deleted; default: they are kept. */
+  retentionDays?: number | null;
   /** Program of the worker; default: the installed trainer. */
   trainerEntry?: string;
   /** From the request to stop a worker until it is killed. */
@@ -57,7 +61,13 @@ export interface RunningServer {
  * @throws InputError `not_loopback`, `folder_in_use`, `port_taken`, `no_trainer`
  */
 export async function startServer(options: ServeOptions): Promise<RunningServer> {
-  const { port = defaultPort, host = '127.0.0.1', graceMs = 10_000, logger = logToStderr } = options;
+  const {
+    port = defaultPort,
+    host = '127.0.0.1',
+    graceMs = 10_000,
+    logger = logToStderr,
+    retentionDays = null,
+  } = options;
   if (!isLoopback(host))
     throw new InputError(
       'not_loopback',
@@ -72,7 +82,9 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     const storeUrl = pathToFileURL(storeFolder).href;
     const store = openStore(storeUrl);
     const queue = createProcessQueue({ ...options, store, storeUrl, clock: systemClock, logger, graceMs });
+    const services = createServices({ store, queue, clock: systemClock });
     const app = createApp({
+      services,
       store,
       queue,
       clock: systemClock,
@@ -84,10 +96,18 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     });
     const { url, close: stopListening } = await listen(app, host, port);
     await hold.announce(url);
-    const recoveredJobs = await queue.recover(localTenant);
+    const recoveredJobs = await queue.recover();
+
+    const sweep = (): void =>
+      void deleteOldJobs(services, systemClock, retentionDays).catch((error: unknown) =>
+        logger({ level: 'error', message: 'old jobs could not be deleted; the next try is in an hour', error }),
+      );
+    sweep();
+    const sweeping = setInterval(sweep, sweepEveryMs);
 
     let closing: Promise<void> | undefined;
     const close = async (): Promise<void> => {
+      clearInterval(sweeping);
       stop.abort();
       await Promise.all([stopListening(), queue.close({ graceMs })]);
       await hold.release();

@@ -7,6 +7,7 @@
  *     ready.json                  written on completion; only then can a job use it
  */
 import { createHash } from 'node:crypto';
+import { LRUCache } from 'lru-cache';
 import { contentFingerprint } from '@cherryq/batch-jobs/storage';
 import { z } from 'zod';
 import {
@@ -19,8 +20,9 @@ import {
   type Page,
   type UploadFile,
 } from 'cherryq/contract';
-import { decodeJson, encodeJson } from './job-log.ts';
+import { decodeJson, deletedKey, encodeJson } from './job-log.ts';
 import { listKeys } from './list-keys.ts';
+import { findNewest, idsAfter, idsNewestFirst, indexKey } from './newest-first.ts';
 import type { Clock, Store } from './ports.ts';
 import { ProblemError } from './problems.ts';
 
@@ -39,6 +41,8 @@ type UploadRecord = z.infer<typeof recordSchema>;
 export interface Uploads {
   /** Creates under this id; an upload that exists is returned as it is. */
   create(tenant: string, id: string, request: CreateUpload): Promise<Upload>;
+  /** As it was when it had been created; null when it was not. */
+  created(tenant: string, id: string): Promise<Upload | null>;
   /** @returns null when there is none under this id */
   find(tenant: string, id: string): Promise<Upload | null>;
   retrieve(tenant: string, id: string): Promise<Upload>;
@@ -70,9 +74,29 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
   const readyKey = (tenant: string, id: string): string => `${prefix(tenant, id)}ready.json`;
   const filesPrefix = (tenant: string, id: string): string => `${prefix(tenant, id)}files/`;
 
+  const fingerprintPrefix = (tenant: string, fingerprint: string): string =>
+    `tenants/${tenant}/fingerprints/${kind}s/${fingerprint}/`;
+
+  /** Those of equal content, newest first. */
+  async function idsOf(tenant: string, fingerprint: string): Promise<string[]> {
+    const ids: string[] = [];
+    const start = fingerprintPrefix(tenant, fingerprint);
+    for await (const key of listKeys(store, start)) ids.push(key.slice(start.length));
+    return ids.reverse();
+  }
+
+  /** A record never changes; whether it is still there, `ready.json` or another look says. */
+  const known = new LRUCache<string, UploadRecord>({ max: 500 });
+
   async function findRecord(tenant: string, id: string): Promise<UploadRecord | null> {
-    const body = await store.get(recordKey(tenant, id));
-    return body && recordSchema.parse(decodeJson(body));
+    const key = recordKey(tenant, id);
+    const cached = known.get(key);
+    if (cached !== undefined && (await store.head(key)) !== null) return cached;
+    const body = await store.get(key);
+    if (body === null) return null;
+    const record = recordSchema.parse(decodeJson(body));
+    known.set(key, record);
+    return record;
   }
 
   async function readRecord(tenant: string, id: string): Promise<UploadRecord> {
@@ -92,16 +116,19 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
   }
 
   async function view(tenant: string, record: UploadRecord): Promise<Upload> {
-    const [ready, uploaded] = await Promise.all([
-      store.head(readyKey(tenant, record.id)),
-      uploadedPaths(tenant, record.id),
-    ]);
+    const isReady = (await store.head(readyKey(tenant, record.id))) !== null;
+    // Of one that is ready, all files are there.
+    const uploaded = isReady ? new Set(record.files.map(({ path }) => path)) : await uploadedPaths(tenant, record.id);
+    return viewOf(record, { isReady, uploaded });
+  }
+
+  function viewOf(record: UploadRecord, has: { isReady: boolean; uploaded: ReadonlySet<string> }): Upload {
     return {
       object: kind,
       ...record,
-      status: ready ? 'ready' : 'uploading',
+      status: has.isReady ? 'ready' : 'uploading',
       sizeBytes: record.files.reduce((sum, file) => sum + file.sizeBytes, 0),
-      files: record.files.map((file) => ({ ...file, uploaded: uploaded.has(file.path) })),
+      files: record.files.map((file) => ({ ...file, uploaded: has.uploaded.has(file.path) })),
     };
   }
 
@@ -113,8 +140,23 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
       refuseNestedFiles(files);
       const createdAt = new Date(clock.now()).toISOString();
       const record: UploadRecord = { id, name, createdAt, fingerprint: contentFingerprint(files), files };
+      // First what makes it found: an entry without a record is passed over.
+      await Promise.all([
+        store.put(indexKey(tenant, `${kind}s`, id), new Uint8Array()),
+        store.put(`${fingerprintPrefix(tenant, record.fingerprint)}${id}`, new Uint8Array()),
+      ]);
       const created = await store.put(recordKey(tenant, id), encodeJson(record), { onlyIfAbsent: true });
       return view(tenant, created ? record : await readRecord(tenant, id));
+    },
+
+    async created(tenant, id) {
+      const record = await findRecord(tenant, id);
+      if (record === null && (await store.head(deletedKey(tenant, id))) !== null)
+        throw new ProblemError(
+          'conflict',
+          `the ${kind} that this Idempotency-Key made, ${id}, was deleted; use a new key`,
+        );
+      return record && viewOf(record, { isReady: false, uploaded: new Set() });
     },
 
     async find(tenant, id) {
@@ -127,16 +169,18 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
     },
 
     async list(tenant, { limit, after, fingerprint }) {
-      const ids = (await store.folders(allPrefix(tenant))).sort().reverse();
-      const data: Upload[] = [];
-      for (const id of ids) {
-        if (after !== undefined && id >= after) continue;
-        const record = await findRecord(tenant, id);
-        if (record === null || (fingerprint !== undefined && record.fingerprint !== fingerprint)) continue;
-        if (data.length === limit) return { object: 'list', data, hasMore: true };
-        data.push(await view(tenant, record));
-      }
-      return { object: 'list', data, hasMore: false };
+      const equal = fingerprint === undefined ? null : await idsOf(tenant, fingerprint);
+      const { data, next } = await findNewest({
+        limit,
+        after,
+        ids: (query) =>
+          equal === null ? idsNewestFirst(store, tenant, `${kind}s`, query) : Promise.resolve(idsAfter(equal, query)),
+        read: async (id) => {
+          const record = await findRecord(tenant, id);
+          return record && view(tenant, record);
+        },
+      });
+      return { object: 'list', data, hasMore: next !== null, next };
     },
 
     async putFile(tenant, id, path, body, lengthHeader) {
@@ -171,11 +215,14 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
     },
 
     async remove(tenant, id) {
-      await readRecord(tenant, id);
-      // First what makes it usable, then what makes it visible, then the bulk.
+      const { fingerprint } = await readRecord(tenant, id);
+      await store.put(deletedKey(tenant, id), new Uint8Array());
+      // First what makes it usable, then what makes it visible, then the bulk, at last what finds it.
       await store.delete(readyKey(tenant, id));
       await store.delete(recordKey(tenant, id));
       await store.deletePrefix(prefix(tenant, id));
+      await store.delete(`${fingerprintPrefix(tenant, fingerprint)}${id}`);
+      await store.delete(indexKey(tenant, `${kind}s`, id));
     },
   };
 }

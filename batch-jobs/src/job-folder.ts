@@ -39,14 +39,14 @@ export class JobFolder {
     readonly firstStart: Date,
   ) {}
 
-  /** Claims the next attempt.  @returns null when the job has ended already  @throws Error when there is no such job */
+  /** Claims the next attempt.  @returns null when the job has ended, or is paused  @throws Error when there is no such job */
   static async claim(store: Store, prefix: string): Promise<JobFolder | null> {
     const specBytes = await store.get(`${prefix}spec.json`);
     if (specBytes === null) throw new Error(`There is no job at ${prefix}: its spec.json is missing.`);
     const spec = jobSpecSchema.parse(JSON.parse(new TextDecoder().decode(specBytes)));
     for (;;) {
       const latest = await readState(store, prefix);
-      if (latest && terminalStatuses.has(latest.state.status)) return null;
+      if (latest && (latest.state.status === 'paused' || terminalStatuses.has(latest.state.status))) return null;
       const attempt = (latest?.state.attempt ?? 0) + 1;
       const body = encode(newState('running', attempt));
       const number = (latest?.number ?? 0) + 1;
@@ -105,7 +105,7 @@ export class JobFolder {
     }
   }
 
-  /** @throws InterruptedError when the job was cancelled or another attempt has begun */
+  /** @throws InterruptedError when the job was cancelled or paused, or another attempt has begun */
   async assertCurrent(): Promise<void> {
     const latest = await readState(this.store, this.prefix);
     if (latest?.state.status === 'running' && latest.state.attempt === this.attempt) return;
@@ -151,6 +151,7 @@ function newState(
     time: new Date().toISOString(),
     attempt,
     by: 'worker',
+    keepCheckpoint: false,
     error: details.error ?? null,
     result: details.result ?? null,
     analysisResult: details.analysisResult ?? null,

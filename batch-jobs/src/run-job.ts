@@ -8,6 +8,7 @@
  */
 import { artifactFormats } from 'cherryq/contract';
 import type { JobResult, JobSpec, Manifest, Measurement, Scheme } from 'cherryq/contract';
+import { adoptCheckpoints } from './adopt-checkpoints.ts';
 import { isCherry } from './analysis.ts';
 import { analyzeJob } from './analyze-job.ts';
 import { columnScalesOf, scalesOf } from './column-scales.ts';
@@ -53,8 +54,9 @@ const shownSamples = 1024;
 
 /** @throws InputError, QualityError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
 export async function runJob(options: RunOptions): Promise<void> {
-  if (options.job.spec.kind === 'analyze') return analyzeJob(options);
   const { store, job } = options;
+  await adoptCheckpoints(store, job);
+  if (job.spec.kind === 'analyze') return analyzeJob(options);
   const { spec } = job;
   const method = methods[spec.scheme.method];
 

@@ -1,6 +1,6 @@
 /** `client.jobs`: one compression of one model. */
 import type { RequestOptions, Transport } from './client.ts';
-import type { CreateJob, Job, JobEvent, JobStatus, Page } from './contract/index.ts';
+import type { CreateJob, Job, JobEvent, JobKind, JobStatus, Page } from './contract/index.ts';
 import { TimeoutError } from './errors.ts';
 import { hasEnded, type Events } from './events.ts';
 import { everyItem } from './pages.ts';
@@ -12,11 +12,19 @@ export interface ListJobsQuery {
   /** Id of the last one seen. */
   after?: string;
   status?: JobStatus;
+  kind?: JobKind;
+  modelId?: string;
+  /** A pair that the job's metadata must have, as `key=value`. */
+  metadata?: string;
 }
 
 export interface CreateJobOptions extends RequestOptions {
   /** Own key, kept across restarts of your program: the same key never makes a second job. Default: a random one. */
   idempotencyKey?: string;
+}
+
+export interface CancelOptions extends RequestOptions {
+  keepCheckpoint?: boolean;
 }
 
 export interface WaitOptions {
@@ -61,9 +69,35 @@ export class Jobs {
     return this.#transport.json({ method: 'GET', path: pathOf(id) }, options);
   }
 
-  /** @throws ConflictError when the job has ended otherwise */
-  cancel(id: string, options?: RequestOptions): Promise<Job> {
-    return this.#transport.json({ method: 'POST', path: `${pathOf(id)}/cancel` }, options);
+  /**
+   * @param keepCheckpoint for a `retry` later; without it, what the job had computed is removed
+   * @throws ConflictError when the job has ended otherwise
+   */
+  cancel(id: string, { keepCheckpoint = false, ...options }: CancelOptions = {}): Promise<Job> {
+    return this.#transport.json({ method: 'POST', path: `${pathOf(id)}/cancel`, json: { keepCheckpoint } }, options);
+  }
+
+  /** Stops it once it has saved a checkpoint, until `resume`.  @throws ConflictError when the job has ended */
+  pause(id: string, options?: RequestOptions): Promise<Job> {
+    return this.#transport.json({ method: 'POST', path: `${pathOf(id)}/pause` }, options);
+  }
+
+  /** @throws ConflictError when the job has ended */
+  resume(id: string, options?: RequestOptions): Promise<Job> {
+    return this.#transport.json({ method: 'POST', path: `${pathOf(id)}/resume` }, options);
+  }
+
+  /**
+   * Repeats a job that failed or was cancelled, from its last checkpoint if it kept one.
+   * @returns the new job   @throws ConflictError when the job has not ended so
+   */
+  retry(id: string, { idempotencyKey, ...options }: CreateJobOptions = {}): Promise<Job> {
+    return this.#transport.json({ method: 'POST', path: `${pathOf(id)}/retry`, idempotencyKey }, options);
+  }
+
+  /** Deletes an ended job with all that it left.  @throws ConflictError when it has not ended */
+  delete(id: string, options?: RequestOptions): Promise<void> {
+    return this.#transport.json({ method: 'DELETE', path: pathOf(id) }, options);
   }
 
   /**

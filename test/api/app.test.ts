@@ -93,7 +93,7 @@ describe('validation', () => {
     const query = await readProblem(await api.app.request('/v1/jobs?limit=0&foo=1'), 'invalid_request');
     expect(query.errors).toEqual([
       { pointer: '/limit', detail: 'must be at least 1; got "0"' },
-      { pointer: '/foo', detail: 'is an unknown field; known are limit, after, status' },
+      { pointer: '/foo', detail: 'is an unknown field; known are limit, after, status, kind, modelId, metadata' },
     ]);
     expect((await readProblem(await api.app.request('/v1/jobs/nope'), 'not_found')).detail).toContain('"nope"');
   });
@@ -173,6 +173,9 @@ describe('self-description', () => {
       '/v1/jobs',
       '/v1/jobs/{id}',
       '/v1/jobs/{id}/cancel',
+      '/v1/jobs/{id}/pause',
+      '/v1/jobs/{id}/resume',
+      '/v1/jobs/{id}/retry',
       '/v1/jobs/{id}/events',
       '/v1/jobs/{id}/artifacts',
       '/v1/jobs/{id}/artifacts/{path}',

@@ -70,7 +70,7 @@ describe('creating a job', () => {
       createdAt: job.createdAt,
     });
     const log = await read(await idle.app.request(`/v1/jobs/${job.id}/events`), 200, events);
-    expect(log.data).toMatchObject([{ id: '00000001.0001', type: 'job.queued' }]);
+    expect(log.data).toMatchObject([{ id: '00000000.0001', type: 'job.queued' }]);
   });
 
   it('refuses a model that is missing or unfinished, naming the field', async () => {
@@ -126,6 +126,25 @@ describe('listing jobs', () => {
     await idle.app.request(`/v1/jobs/${ids[1]}/cancel`, { method: 'POST' });
     expect((await list('status=cancelled')).data.map((job) => job.id)).toEqual([ids[1]]);
     expect((await list('status=running')).data).toEqual([]);
+    expect((await list('status=queued')).data.map((job) => job.id)).not.toContain(ids[1]);
+    expect((await list('status=queued')).data[0]?.id).toBe(ids[0]);
+  });
+
+  it('finds by kind, model and a pair of metadata, whose value may hold equals signs', async () => {
+    const page = pageOf(jobSchema);
+    const list = async (query: string) => {
+      const found = await read(await idle.app.request(`/v1/jobs?${query}`), 200, page);
+      return found.data.map((job) => job.id);
+    };
+    const { id: modelId } = await uploadModel(idle);
+    const body = { modelId, scheme: { method: 'rtn' }, metadata: { team: 'a=b' } };
+    const { id } = await read(await create(body), 202, jobSchema);
+    expect(await list(`modelId=${modelId}`)).toEqual([id]);
+    expect(await list('metadata=team%3Da%3Db')).toEqual([id]);
+    expect(await list(`modelId=${modelId}&metadata=team%3Dc`)).toEqual([]);
+    expect(await list(`modelId=${modelId}&kind=analyze`)).toEqual([]);
+    const problem = await readProblem(await idle.app.request('/v1/jobs?metadata=team'), 'invalid_request');
+    expect(problem.detail).toContain('key=value');
   });
 });
 
@@ -220,7 +239,7 @@ describe('the event stream', () => {
     await appendEvents(idle.store, jobRef('local', id), systemClock, [line, line]);
     const sent = await text;
     expect(sent).toContain(': still here\n\n');
-    expect(parse(sent).map((event) => event.id)).toEqual(['00000001.0001', '00000002.0001', '00000002.0002']);
+    expect(parse(sent).map((event) => event.id)).toEqual(['00000000.0001', '00000001.0001', '00000001.0002']);
   });
 
   it('stops when the reader goes', async () => {
@@ -297,7 +316,11 @@ describe('artifacts', () => {
 describe('jobView', () => {
   it('is queued without states, and takes the error of a final state only', async () => {
     const spec = jobSpecSchema.parse(await readSpec(busy.store, jobRef('local', done.id)));
-    expect(jobView(spec, [], null)).toMatchObject({ status: 'queued', attempt: 0, finishedAt: null });
+    expect(jobView({ spec, states: [], progress: null })).toMatchObject({
+      status: 'queued',
+      attempt: 0,
+      finishedAt: null,
+    });
     const time = '2026-01-01T00:00:00.000Z';
     const error = { fault: 'service' as const, code: 'internal', message: 'm', param: null };
     const state = (status: JobState['status'], attempt: number): JobState => ({
@@ -305,18 +328,19 @@ describe('jobView', () => {
       time,
       attempt,
       by: 'worker',
+      keepCheckpoint: false,
       error,
       result: null,
       analysisResult: null,
     });
-    expect(jobView(spec, [state('queued', 0), state('running', 1), state('running', 2)], null)).toMatchObject({
+    expect(jobView({ spec, states: [state('running', 1), state('running', 2)], progress: null })).toMatchObject({
       status: 'running',
       attempt: 2,
       startedAt: time,
       finishedAt: null,
       error: null,
     });
-    expect(jobView(spec, [state('queued', 0), state('failed', 0)], null)).toMatchObject({
+    expect(jobView({ spec, states: [state('failed', 0)], progress: null })).toMatchObject({
       status: 'failed',
       startedAt: null,
       error,

@@ -81,6 +81,7 @@ describe('a job folder', () => {
       time: new Date().toISOString(),
       attempt: 2,
       by: 'api',
+      keepCheckpoint: false,
       error: null,
       result: null,
       analysisResult: null,

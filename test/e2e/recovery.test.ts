@@ -104,7 +104,9 @@ function isWritten(path: string, since: number): boolean {
 
 /** How the job has ended; null while it goes on. */
 function finalState(job: string): JobState | null {
-  const [last] = readdirSync(join(job, 'state')).sort().reverse();
+  const path = join(job, 'state');
+  const [last] = existsSync(path) ? readdirSync(path).sort().reverse() : [];
+  if (last === undefined) return null;
   const state = jobStateSchema.parse(JSON.parse(readFileSync(join(job, 'state', last), 'utf8')));
   return terminalStatuses.has(state.status) ? state : null;
 }
@@ -115,6 +117,36 @@ function expectSameResult(outFolder: string): void {
     expect.arrayContaining(['manifest.json', 'model.safetensors', 'hf/model.safetensors', 'report.html']),
   );
 }
+
+it('a job that was cancelled in its training, and keeps its checkpoint, is repeated from there to the same result', async () => {
+  const dataDir = join(folder, 'retried');
+  const server = await serve(dataDir, env);
+  onTestFinished(() => server.kill());
+  const client = new CherryQ({ baseUrl: server.url });
+  const out = join(folder, 'retried-out');
+  const first = follow(server.url, out);
+  const id = await first.jobId;
+  await until('a checkpoint of the training', () => savedAt(jobFolder(dataDir, id), 'train') > 0);
+  expect((await client.jobs.pause(id)).status).toBe('paused');
+  await until('the end of the worker', async () => (await childrenOf(server.pid)).length === 0);
+  expect((await client.jobs.resume(id)).status).toBe('queued');
+  await until('the worker', () =>
+    client.jobs.get(id).then(({ attempt, status }) => attempt === 2 && status === 'running'),
+  );
+  await client.jobs.cancel(id, { keepCheckpoint: true });
+  await expect(first.ended).rejects.toThrow('cancelled');
+  const { id: again } = await client.jobs.retry(id);
+  const job = await client.jobs.wait(again);
+  expect(job).toMatchObject({ status: 'succeeded', retryOf: id, attempt: 1 });
+  const { data: events } = await client.events.list(again, { limit: 1000 });
+  const begun = events.find((event) => event.type === 'job.started');
+  expect(begun?.resumedFromStep).toBeGreaterThan(0);
+  await downloadResult(client, job, out);
+  expectSameResult(out);
+  await client.jobs.delete(id);
+  await client.jobs.delete(again);
+  expect(await client.jobs.list()).toMatchObject({ data: [], next: null });
+});
 
 const phases = ['load', 'impact', 'train', 'export', 'evaluate'] as const;
 type Phase = (typeof phases)[number];

@@ -77,7 +77,7 @@ describe('events.stream', () => {
     const baseUrl = await listen((request, response) => {
       if (request.url === `/v1/jobs/${jobId}`) json(response, someJob({ status: 'cancelled' }));
       else if (request.headers.accept === 'text/event-stream') begin(response).end('retry: 10\n\n');
-      else json(response, { object: 'list', data: [], hasMore: false });
+      else json(response, { object: 'list', data: [], hasMore: false, next: null });
     });
     expect(await idsOf(new CherryQ({ baseUrl }).events.stream(jobId, { after: eventId(4) }))).toEqual([]);
   });
@@ -143,7 +143,7 @@ describe('jobs.wait', () => {
         json(response, someJob({ status: looks.length === 1 ? 'running' : 'cancelled' }));
       } else if (request.headers.accept === 'text/event-stream')
         begin(response).end(request.headers['last-event-id'] ? 'retry: 10\n\n' : asMessage(cancelledEvent(1)));
-      else json(response, { object: 'list', data: [], hasMore: false });
+      else json(response, { object: 'list', data: [], hasMore: false, next: null });
     });
     expect((await new CherryQ({ baseUrl }).jobs.wait(jobId)).status).toBe('cancelled');
     expect(looks[1] - looks[0]).toBeGreaterThan(900);

@@ -93,7 +93,7 @@ describe('uploadModelFolder', () => {
     const folder = await makeFolder(modelContents);
     const baseUrl = await listen((request, response) => {
       response.setHeader('content-type', 'application/json');
-      if (request.method === 'GET') return void response.end('{"object":"list","data":[],"hasMore":false}');
+      if (request.method === 'GET') return void response.end('{"object":"list","data":[],"hasMore":false,"next":null}');
       if (request.method === 'PUT') return void request.resume();
       const uploaded = { path: 'config.json', sizeBytes: 2, sha256: '', uploaded: false };
       void rm(join(folder, 'config.json')).then(() => response.end(JSON.stringify({ id: jobId, files: [uploaded] })));

@@ -74,6 +74,7 @@ export const someJob = (fields: Partial<Job> = {}): Job => ({
   analysis: { datasetIds: [], draws: 2 },
   formats: ['native'],
   metadata: {},
+  retryOf: null,
   createdAt: '2026-11-23T00:00:00.000Z',
   startedAt: null,
   finishedAt: null,

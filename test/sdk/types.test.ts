@@ -11,7 +11,7 @@ describe('types of the client', () => {
     expectTypeOf<CherryQ['jobs']['get']>().returns.resolves.toEqualTypeOf<Job>();
     expectTypeOf<CherryQ['models']['upload']>().returns.resolves.toEqualTypeOf<Model>();
     expectTypeOf<CherryQ['datasets']['upload']>().returns.resolves.toEqualTypeOf<Dataset>();
-    expectTypeOf<JobStatus>().toEqualTypeOf<'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled'>();
+    expectTypeOf<JobStatus>().toEqualTypeOf<'queued' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled'>();
   });
 
   it('ask of a job only what has no default, and refuse widths that do not exist', () => {

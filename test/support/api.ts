@@ -14,6 +14,8 @@ import {
   problemSchema,
   type Dataset,
   type Job,
+  type JobEvent,
+  type JobState,
   type Model,
   type Problem,
   type ProblemCode,
@@ -21,8 +23,9 @@ import {
 import { FolderStore, type Store } from '@cherryq/batch-jobs/storage';
 import { createProcessQueue, type ProcessQueue } from '../../api/src/adapters/process-queue.ts';
 import { createApp } from '../../api/src/app.ts';
+import { jobRef, readEventBatch, readEvents, readState } from '../../api/src/job-log.ts';
 import type { Api } from '../../api/src/openapi.ts';
-import { localKeys, systemClock, type LogEntry } from '../../api/src/ports.ts';
+import { localKeys, systemClock, type JobRef, type LogEntry } from '../../api/src/ports.ts';
 
 export const storeWorker = new URL('./store-worker.mjs', import.meta.url).pathname;
 
@@ -73,6 +76,24 @@ export async function openTestApi({ concurrency = 0, folder = '' } = {}): Promis
       await rm(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** Every event of a job so far. */
+export async function eventsOf(store: Store, id: string, tenant = 'local'): Promise<JobEvent[]> {
+  const events: JobEvent[] = [];
+  const batch = (job: JobRef, number: number) => readEventBatch(store, job, number);
+  for await (const event of readEvents(jobRef(tenant, id), undefined, batch)) events.push(event);
+  return events;
+}
+
+/** Every state of a job so far. */
+export async function statesOf(store: Store, id: string, tenant = 'local'): Promise<JobState[]> {
+  const states: JobState[] = [];
+  for (;;) {
+    const state = await readState(store, jobRef(tenant, id), states.length + 1);
+    if (state === null) return states;
+    states.push(state);
+  }
 }
 
 export const sha256 = (body: string | Uint8Array): string => createHash('sha256').update(body).digest('hex');

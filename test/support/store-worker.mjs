@@ -33,10 +33,11 @@ function append(path, digits, extension, value) {
 const time = () => new Date().toISOString();
 const event = (fields) => append('events', 8, '.ndjson', { time: time(), ...fields });
 
-const states = readdirSync(join(folder, 'state'))
-  .sort()
-  .map((name) => JSON.parse(readFileSync(join(folder, 'state', name), 'utf8')));
-const attempt = Math.max(...states.map((state) => state.attempt)) + 1;
+mkdirSync(join(folder, 'state'), { recursive: true });
+const states = readdirSync(join(folder, 'state')).map((name) =>
+  JSON.parse(readFileSync(join(folder, 'state', name), 'utf8')),
+);
+const attempt = Math.max(0, ...states.map((state) => state.attempt)) + 1;
 const state = (status, more = {}) =>
   append('state', 6, '.json', { status, time: time(), attempt, by: 'worker', ...more });
 
@@ -56,6 +57,9 @@ switch (action) {
     process.stderr.write('loss is not a number in block 3; token=abcdef0123456789\n');
     process.exit(Number(detail));
     break;
+  case 'checkpoint-wait':
+    put(`checkpoints/${attempt}/weights`, 'x');
+  // falls through
   case 'wait': {
     const stop = () => process.exit(75);
     process.on('SIGTERM', stop);

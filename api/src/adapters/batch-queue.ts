@@ -7,17 +7,20 @@
  *     tenants/<tenant>/open/<id>          the job may still need Batch; written before anything else of it, deleted last
  *     <job>/batch/<n>.json  claimed       one caller may submit now, until the claim is old
  *                           submitted     the id that Batch gave
+ *                           stopped       that Batch job was told to stop, for the job was paused
  *
  * A claim that was not followed by an id is looked up in Batch by the job's name, which nobody else uses, before anybody
  * submits again. What Batch says of a job comes by its events; `reconcile` asks for what was missed.
  */
 import type { BatchClient, BatchClientConfig, JobDetail, JobStatus } from '@aws-sdk/client-batch';
 import { exitCodes, terminalStatuses, type JobError } from 'cherryq/contract';
-import { createNumbered, readLatestNumbered } from '@cherryq/batch-jobs/storage';
+import { createNumbered, numberedKey, readLatestNumbered } from '@cherryq/batch-jobs/storage';
+import { decodeTime } from 'ulid';
 import { z } from 'zod';
 import {
   checkpointKeys,
   failJob,
+  finishJob,
   givenUp,
   hasNewCheckpoint,
   meaningOf,
@@ -28,14 +31,15 @@ import {
   appendEvents,
   decodeJson,
   encodeJson,
-  ensureQueued,
+  forgetJob,
   jobRef,
+  openPrefix,
+  readEventBatch,
   readEvents,
   readLatestState,
   readSpec,
   sealJob,
 } from '../job-log.ts';
-import { queued } from '../jobs.ts';
 import { listKeys } from '../list-keys.ts';
 import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
 import type * as Sdk from './batch-sdk.ts';
@@ -83,6 +87,7 @@ const entrySchema = z.discriminatedUnion('type', [
     /** Keys of checkpoints when it was submitted. */
     checkpoints: z.array(z.string()),
   }),
+  z.object({ type: z.literal('stopped'), time: z.iso.datetime(), batchJobId: z.string() }),
 ]);
 type Entry = z.infer<typeof entrySchema>;
 type Submitted = Extract<Entry, { type: 'submitted' }>;
@@ -127,11 +132,12 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     const claim: Entry = { type: 'claimed', time: new Date(began).toISOString() };
     if (!(await append(job, after + 1, claim))) return false;
     const checkpoints = await checkpointKeys(store, job);
-    const batchJobId = await submitOnce(job, began + submitWithinMs, after > 0);
+    const batchJobId = await submitOnce(job, began + submitWithinMs, after > 0, await stoppedIds(job, after));
     if (await append(job, after + 2, { type: 'submitted', batchJobId, checkpoints })) {
-      const state = await readLatestState(store, job);
-      // Cancelled in between, when there was nothing to stop yet.
-      if (state !== null && terminalStatuses.has(state.status)) await terminate(batchJobId, 'the job was cancelled');
+      const status = (await readLatestState(store, job))?.status ?? 'queued';
+      // Cancelled or paused in between, when there was nothing to stop yet.
+      if (terminalStatuses.has(status)) await terminate(batchJobId, 'the job was cancelled');
+      if (status === 'paused') await pause(job);
       return true;
     }
     // So slow that another took the claim for dead: the other's counts.
@@ -140,8 +146,35 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     return false;
   }
 
-  /** @param mayBeThere whether an earlier claim may have got as far as Batch   @returns the id in Batch */
-  async function submitOnce(job: JobRef, until: number, mayBeThere: boolean): Promise<string> {
+  /** Batch jobs of this job that were told to stop, and may not have stopped yet. */
+  async function stoppedIds(job: JobRef, upTo: number): Promise<ReadonlySet<string>> {
+    const ids = new Set<string>();
+    for (let number = 1; number <= upTo; number++) {
+      const body = await store.get(numberedKey(entriesPrefix(job), digits, '.json', number));
+      const entry = body && entrySchema.parse(decodeJson(body));
+      if (entry?.type === 'stopped') ids.add(entry.batchJobId);
+    }
+    return ids;
+  }
+
+  async function pause(job: JobRef): Promise<void> {
+    const latest = await latestEntry(job);
+    if (latest?.entry.type !== 'submitted') return;
+    const { batchJobId } = latest.entry;
+    const stopped: Entry = { type: 'stopped', time: new Date(clock.now()).toISOString(), batchJobId };
+    if (await append(job, latest.number + 1, stopped)) await terminate(batchJobId, 'the job was paused');
+  }
+
+  /**
+   * @param mayBeThere whether an earlier claim may have got as far as Batch   @param stopped Batch jobs that do not count
+   * @returns the id in Batch
+   */
+  async function submitOnce(
+    job: JobRef,
+    until: number,
+    mayBeThere: boolean,
+    stopped: ReadonlySet<string>,
+  ): Promise<string> {
     const { sdk, once } = await batch();
     const command = new sdk.SubmitJobCommand({
       jobName: nameOf(job),
@@ -167,7 +200,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       propagateTags: true,
     });
     for (let look = mayBeThere; ; look = true) {
-      const there = look ? await findActive(job) : null;
+      const there = look ? await findActive(job, stopped) : null;
       if (there !== null) return there;
       if (clock.now() >= until) throw new Error(`job ${job.id} could not be submitted to AWS Batch in time`);
       try {
@@ -185,13 +218,15 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     }
   }
 
-  /** The Batch job of our job that has not ended. */
-  async function findActive(job: JobRef): Promise<string | null> {
+  /** The Batch job of our job that has not ended, and is not one of those that are to stop. */
+  async function findActive(job: JobRef, stopped: ReadonlySet<string> = new Set()): Promise<string | null> {
     const { sdk, client } = await batch();
     const filters = [{ name: 'JOB_NAME', values: [nameOf(job)] }];
     for (let nextToken: string | undefined; ;) {
       const page = await client.send(new sdk.ListJobsCommand({ jobQueue, filters, nextToken }));
-      const active = page.jobSummaryList?.find(({ status }) => status !== 'SUCCEEDED' && status !== 'FAILED');
+      const active = page.jobSummaryList?.find(
+        ({ jobId = '', status }) => status !== 'SUCCEEDED' && status !== 'FAILED' && !stopped.has(jobId),
+      );
       if (active?.jobId !== undefined) return active.jobId;
       nextToken = page.nextToken;
       if (nextToken === undefined) return null;
@@ -220,8 +255,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       case 'SUCCEEDED':
       case 'FAILED':
         if (!ended && !(await settleEnd(job, newest, detail))) return false;
-        await store.delete(openKey(job));
-        return true;
+        return finishJob(store, job, clock);
       default:
         if (ended && detail.jobId !== undefined) await terminate(detail.jobId, 'the job has ended');
         else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail.statusReason);
@@ -253,7 +287,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   async function noteWaiting(job: JobRef, reason: string | undefined): Promise<void> {
     if (!reason) return;
     const text = explain(reason);
-    for await (const event of readEvents(store, job)) {
+    for await (const event of readEvents(job, undefined, (of, number) => readEventBatch(store, of, number))) {
       if (event.type === 'job.started') return;
       if (event.type === 'job.waiting' && event.reason === text) return;
     }
@@ -261,23 +295,21 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   }
 
   const queue: BatchQueue = {
-    async announce(job) {
-      const time = new Date(clock.now()).toISOString();
-      await store.put(openKey(job), encodeJson({ time }), { onlyIfAbsent: true });
-    },
-
     async submit(job) {
       const latest = await latestEntry(job);
       if (latest?.entry.type === 'submitted') return;
       // Whoever has claimed it is at it, or `reconcile` finds out that nobody is.
-      if (latest !== null && clock.now() - Date.parse(latest.entry.time) < claimExpiresMs) return;
+      if (latest?.entry.type === 'claimed' && clock.now() - Date.parse(latest.entry.time) < claimExpiresMs) return;
       await submitAfter(job, latest?.number ?? 0);
     },
 
     async cancel(job) {
       const latest = await latestEntry(job);
       if (latest?.entry.type === 'submitted') await terminate(latest.entry.batchJobId, 'the job was cancelled');
+      if (latest?.entry.type === 'stopped') await finishJob(store, job, clock);
     },
+
+    pause,
 
     async describe() {
       const { sdk, client } = await batch();
@@ -319,7 +351,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
           const job = jobRef(tenant, key.slice(start.length));
           open++;
           try {
-            const outcome = await reconcileJob(job, key);
+            const outcome = await reconcileJob(job);
             if (outcome === 'submitted') submitted++;
             if (outcome === 'ended') ended++;
           } catch (error) {
@@ -335,43 +367,42 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     },
   };
 
-  async function reconcileJob(job: JobRef, key: string): Promise<'submitted' | 'ended' | 'waits'> {
+  async function reconcileJob(job: JobRef): Promise<'submitted' | 'ended' | 'waits'> {
     const spec = await readSpec(store, job);
     if (spec === null) {
-      const body = await store.get(key);
-      const { time } = z.object({ time: z.iso.datetime() }).parse(body && decodeJson(body));
-      if (clock.now() - Date.parse(time) < announcedForMs) return 'waits';
-      await store.delete(key);
+      if (clock.now() - decodeTime(job.id) < announcedForMs) return 'waits';
+      await forgetJob(store, job);
       return 'ended';
     }
-    await ensureQueued(store, job, clock, queued(spec.createdAt));
     const latest = await latestEntry(job);
     if (latest?.entry.type === 'submitted') {
       const { number, entry } = latest;
+      if ((await readLatestState(store, job))?.status === 'paused') {
+        await pause(job);
+        return 'waits';
+      }
       const detail = await describeJob(entry.batchJobId);
       if (detail !== null) return (await settle(job, { number, entry }, detail)) ? 'ended' : 'waits';
       // Batch forgets jobs a week after their end.
-      if (!(await sealJob(store, job, clock))) {
-        await failJob(store, job, clock, serviceError('lost', 'AWS Batch no longer knows the job. Create it again.'));
-      }
-      await store.delete(key);
+      await failJob(store, job, clock, serviceError('lost', 'AWS Batch no longer knows the job. Create it again.'));
+      await finishJob(store, job, clock);
       return 'ended';
     }
     if (await sealJob(store, job, clock)) {
       const orphan = latest === null ? null : await findActive(job);
       if (orphan !== null) await terminate(orphan, 'the job has ended');
-      await store.delete(key);
+      await finishJob(store, job, clock);
       return 'ended';
     }
-    if (latest !== null && clock.now() - Date.parse(latest.entry.time) < claimExpiresMs) return 'waits';
+    if (latest?.entry.type === 'claimed' && clock.now() - Date.parse(latest.entry.time) < claimExpiresMs)
+      return 'waits';
+    if ((await readLatestState(store, job))?.status === 'paused') return 'waits';
     return (await submitAfter(job, latest?.number ?? 0)) ? 'submitted' : 'waits';
   }
 
   return queue;
 }
 
-const openPrefix = (tenant: string): string => `tenants/${tenant}/open/`;
-const openKey = ({ tenant, id }: JobRef): string => openPrefix(tenant) + id;
 const entriesPrefix = (job: JobRef): string => `${job.prefix}/batch/`;
 /** Ids are ULIDs, so no tenant has another's. */
 const nameOf = ({ id }: JobRef): string => `cherryq-${id}`;

@@ -21,14 +21,15 @@ import { InputError } from '@cherryq/batch-jobs/storage';
 import {
   checkpointKeys,
   failJob,
+  finishJob,
   givenUp,
   hasNewCheckpoint,
   meaningOf,
   noteInterruption,
   type Exit,
 } from '../attempt-end.ts';
-import { ensureQueued, jobRef, jobsPrefix, readSpec, sealJob } from '../job-log.ts';
-import { queued } from '../jobs.ts';
+import { forgetJob, jobRef, openPrefix, readLatestState, readSpec } from '../job-log.ts';
+import { listKeys } from '../list-keys.ts';
 import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
 
 export interface ProcessQueueOptions {
@@ -48,8 +49,8 @@ export interface ProcessQueueOptions {
 }
 
 export interface ProcessQueue extends Queue {
-  /** Submits every unfinished job of a tenant, oldest first. Call once, at start. @returns how many */
-  recover(tenant: string): Promise<number>;
+  /** Submits every unfinished job, of each tenant the oldest first. Call once, at start. @returns how many */
+  recover(): Promise<number>;
 }
 
 /** Attempts in a row, without a new checkpoint, after which a job has failed. */
@@ -66,15 +67,18 @@ interface Run {
 export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
   const { store, storeUrl, clock, logger } = options;
   const { concurrency = 1, trainerEntry = installedTrainer(), graceMs = 10_000, backoffMs = 1000 } = options;
-  const waiting: JobRef[] = [];
+  /** By prefix, first come first. */
+  const waiting = new Map<string, JobRef>();
   const running = new Map<string, Run>();
   const ends = new Set<Promise<void>>();
   let closed = false;
 
   function startNext(): void {
     while (!closed && running.size < concurrency) {
-      const job = waiting.shift();
+      // One that was paused and resumed may wait while its last worker is still stopping.
+      const job = [...waiting.values()].find(({ prefix }) => !running.has(prefix));
       if (job === undefined) return;
+      waiting.delete(job.prefix);
       const run: Run = { job, child: null, stop: new AbortController() };
       running.set(job.prefix, run);
       const end = persist(run).finally(() => {
@@ -103,24 +107,35 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
   async function work(run: Run): Promise<void> {
     const { job, stop } = run;
     let fruitless = 0;
-    while (!stop.signal.aborted && !(await sealJob(store, job, clock))) {
+    while (!(await isOver(job)) && !stop.signal.aborted) {
       const before = await checkpointKeys(store, job);
       const exit = await attempt(run);
-      if (await sealJob(store, job, clock)) return;
+      if (await isOver(job)) return;
 
       const end = meaningOf(exit);
       logger({ level: end.again ? 'warning' : 'error', message: `job ${job.id}: ${end.error.message}`, ...exit });
-      if (!end.again) return failJob(store, job, clock, end.error);
+      if (!end.again) {
+        await failJob(store, job, clock, end.error);
+        continue;
+      }
       if (stop.signal.aborted) return noteInterruption(store, job, clock, 'the server was asked to stop');
 
       fruitless = (await hasNewCheckpoint(store, job, before)) ? 0 : fruitless + 1;
-      if (fruitless === maxFruitlessAttempts) return failJob(store, job, clock, givenUp(end.error, fruitless));
+      if (fruitless === maxFruitlessAttempts) {
+        await failJob(store, job, clock, givenUp(end.error, fruitless));
+        continue;
+      }
       await noteInterruption(store, job, clock, end.error.message);
       if (exit.code === exitCodes.transient)
         await sleep(backoffMs * 2 ** Math.max(0, fruitless - 1), undefined, { signal: stop.signal }).catch(
           () => undefined,
         );
     }
+  }
+
+  /** Whether a job has ended, or waits to be resumed. */
+  async function isOver(job: JobRef): Promise<boolean> {
+    return (await readLatestState(store, job))?.status === 'paused' || (await finishJob(store, job, clock));
   }
 
   /** One life of a worker. */
@@ -147,49 +162,58 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
     });
   }
 
+  /** @returns whether it has a worker, which stops now */
+  function stopJob(job: JobRef): boolean {
+    waiting.delete(job.prefix);
+    const run = running.get(job.prefix);
+    if (run) halt(run, graceMs);
+    return run !== undefined;
+  }
+
   function halt(run: Run, killAfterMs: number): void {
     run.stop.abort();
     if (run.child) terminate(run.child, killAfterMs);
   }
 
   const queue: ProcessQueue = {
-    // `recover` looks at all jobs.
-    announce: () => Promise.resolve(),
-
     submit(job) {
-      const known = running.has(job.prefix) || waiting.some((each) => each.prefix === job.prefix);
-      if (!known) waiting.push(job);
+      if (running.get(job.prefix)?.stop.signal.aborted !== false) waiting.set(job.prefix, job);
       startNext();
       return Promise.resolve();
     },
 
-    cancel(job) {
-      const index = waiting.findIndex((each) => each.prefix === job.prefix);
-      if (index >= 0) waiting.splice(index, 1);
-      const run = running.get(job.prefix);
-      if (run) halt(run, graceMs);
+    async cancel(job) {
+      if (!stopJob(job)) await finishJob(store, job, clock);
+    },
+
+    pause(job) {
+      stopJob(job);
       return Promise.resolve();
     },
 
-    describe: () => Promise.resolve({ waiting: waiting.length, running: running.size }),
+    describe: () => Promise.resolve({ waiting: waiting.size, running: running.size }),
 
     async close({ graceMs: killAfterMs }) {
       closed = true;
-      waiting.length = 0;
+      waiting.clear();
       for (const run of running.values()) halt(run, killAfterMs);
       await Promise.all(ends);
     },
 
-    async recover(tenant) {
+    async recover() {
       let count = 0;
-      for (const id of (await store.folders(jobsPrefix(tenant))).sort()) {
-        const job = jobRef(tenant, id);
-        const spec = await readSpec(store, job);
-        if (spec === null || (await sealJob(store, job, clock))) continue;
-        await ensureQueued(store, job, clock, queued(spec.createdAt));
-        await noteInterruption(store, job, clock, 'the server was stopped');
-        await queue.submit(job);
-        count++;
+      for (const tenant of await store.folders('tenants/')) {
+        const prefix = openPrefix(tenant);
+        for await (const key of listKeys(store, prefix)) {
+          const job = jobRef(tenant, key.slice(prefix.length));
+          const spec = await readSpec(store, job);
+          // Its creation broke off, and nobody is at it: the folder has one server.
+          if (spec === null) await forgetJob(store, job);
+          if (spec === null || (await isOver(job))) continue;
+          await noteInterruption(store, job, clock, 'the server was stopped');
+          await queue.submit(job);
+          count++;
+        }
       }
       return count;
     },

@@ -6,7 +6,8 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { eventIdSchema, listEventsQuerySchema, terminalStatuses, type JobEvent } from 'cherryq/contract';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { isClosingEvent, jobRef, readEvents, readLatestState } from '../job-log.ts';
+import { isClosingEvent, jobRef, readLatestState } from '../job-log.ts';
+import type { JobReader } from '../job-reader.ts';
 import type { Jobs } from '../jobs.ts';
 import { idParams, pages, problems, type Api } from '../openapi.ts';
 import type { Clock, JobRef, Logger, Store } from '../ports.ts';
@@ -32,6 +33,7 @@ export interface EventDeps {
   store: Store;
   clock: Clock;
   jobs: Jobs;
+  reader: JobReader;
   logger: Logger;
   stream: StreamOptions;
   /** Ends all streams, when the server closes. */
@@ -89,14 +91,14 @@ async function* follow(
   after: string | undefined,
   signal: AbortSignal,
 ): AsyncGenerator<string> {
-  const { store, clock, stream } = deps;
+  const { store, reader, clock, stream } = deps;
   const endsAt = clock.now() + stream.windowMs;
   let sentAt = clock.now();
   let last = after;
   let ended = await hasEnded(store, job);
   yield `retry: ${stream.retryMs}\n\n`;
   for (;;) {
-    for await (const event of readEvents(store, job, last)) {
+    for await (const event of reader.events(job, last, stream.pollMs / 2)) {
       yield serverSentEvent(event);
       last = event.id;
       sentAt = clock.now();

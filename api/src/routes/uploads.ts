@@ -51,6 +51,7 @@ export function uploadRoutes(
         request: { route: `POST ${base}`, body },
         newId,
         create: (id) => uploads.create(tenant, id, body),
+        created: (id) => uploads.created(tenant, id),
       });
       c.header('Location', `${base}/${answer.id}`);
       if (replayed) c.header('Idempotent-Replayed', 'true');

@@ -25,7 +25,7 @@ import {
   temporaryFolder,
 } from './keys.ts';
 import { StorageFullError } from './store.ts';
-import type { ByteRange, Store, StoredObject } from './store.ts';
+import type { ByteRange, PutOptions, Store, StoredObject } from './store.ts';
 
 const staleAfterMs = 3_600_000;
 /** Largest single read or write; the system calls take less than 2 GiB. */
@@ -36,6 +36,12 @@ const flushEveryBytes = 2 ** 26;
 /** A concurrent `delete` may prune a folder just before a name is given in it; so often the folder is made again. */
 const placeAttempts = 10;
 
+interface Flush {
+  readonly running: Promise<void>;
+  /** Begins once `running` has ended, for names that were given after that had begun. */
+  next: Promise<void> | null;
+}
+
 interface Entry {
   name: string;
   isFolder: boolean;
@@ -45,6 +51,8 @@ export class FolderStore implements Store {
   readonly #root: string;
   #realRoot: string | undefined;
   #writable: Promise<void> | undefined;
+  /** Of each folder that is being flushed. */
+  readonly #flushes = new Map<string, Flush>();
 
   /** @param rootFolder made by the first write if it does not exist; reading never changes anything in it */
   constructor(rootFolder: string) {
@@ -52,10 +60,11 @@ export class FolderStore implements Store {
   }
 
   async get(key: string, range?: ByteRange): Promise<Uint8Array | null> {
-    const file = await this.#openObject(key);
-    if (file === null) return null;
+    const object = await this.#openObject(key);
+    if (object === null) return null;
+    const { file, sizeBytes } = object;
     try {
-      const { start, end } = rangeWithin((await file.stat()).size, range);
+      const { start, end } = rangeWithin(sizeBytes, range);
       const bytes = new Uint8Array(end - start);
       const length = await readFully(file, bytes, start);
       return length === bytes.length ? bytes : bytes.slice(0, length);
@@ -65,22 +74,23 @@ export class FolderStore implements Store {
   }
 
   async read(key: string, start: number, into: Uint8Array): Promise<number | null> {
-    const file = await this.#openObject(key);
-    if (file === null) return null;
+    const object = await this.#openObject(key);
+    if (object === null) return null;
     try {
-      return await readFully(file, into, start);
+      return await readFully(object.file, into, start);
     } finally {
-      await file.close();
+      await object.file.close();
     }
   }
 
   async stream(key: string, range?: ByteRange): Promise<ReadableStream<Uint8Array> | null> {
-    const file = await this.#openObject(key);
-    if (file === null) return null;
+    const object = await this.#openObject(key);
+    if (object === null) return null;
+    const { file, sizeBytes } = object;
     let position: number;
     let end: number;
     try {
-      ({ start: position, end } = rangeWithin((await file.stat()).size, range));
+      ({ start: position, end } = rangeWithin(sizeBytes, range));
     } catch (error) {
       await file.close();
       throw error;
@@ -117,15 +127,22 @@ export class FolderStore implements Store {
   async put(
     key: string,
     body: Uint8Array | AsyncIterable<Uint8Array>,
-    options: { onlyIfAbsent?: boolean } = {},
+    { onlyIfAbsent = false, durable = true }: PutOptions = {},
   ): Promise<boolean> {
     const segments = keySegments(key);
+    const keep = { onlyIfAbsent, durable };
     let writtenBytes = 0;
     let flushedBytes = 0;
     let flushing = Promise.resolve();
     try {
       await this.#makeWritable();
+      if (body instanceof Uint8Array && body.length === 0) {
+        const made = await this.#place(segments, keep, (path) => createEmpty(path));
+        // An object that is there may have to be replaced, which `rename` does.
+        if (made || onlyIfAbsent) return made;
+      }
       const temporary = join(this.#root, temporaryFolder, randomUUID());
+      let isGone = false;
       try {
         const file = await open(temporary, 'wx');
         try {
@@ -140,14 +157,18 @@ export class FolderStore implements Store {
             flushing.catch(() => undefined);
           }
           await flushing;
-          await file.sync();
+          if (durable) await file.sync();
         } finally {
           await flushing.catch(() => undefined);
           await file.close();
         }
-        return await this.#place(temporary, segments, options.onlyIfAbsent ?? false);
+        return await this.#place(segments, keep, async (path) => {
+          if (onlyIfAbsent) return link(temporary, path);
+          await rename(temporary, path);
+          isGone = true;
+        });
       } finally {
-        await rm(temporary, { force: true });
+        if (!isGone) await unlessMissing(unlink(temporary));
       }
     } catch (cause) {
       if (!hasCode(cause, 'ENOSPC', 'EDQUOT')) throw cause;
@@ -215,13 +236,15 @@ export class FolderStore implements Store {
     return folder === null ? null : join(folder, segments[segments.length - 1] ?? '');
   }
 
-  async #openObject(key: string): Promise<FileHandle | null> {
+  async #openObject(key: string): Promise<{ file: FileHandle; sizeBytes: number } | null> {
     const path = await this.#pathOf(key);
     if (path === null) return null;
     // Not blocking, so that a pipe somebody left in the folder cannot hang a reader.
     const flags = constants.O_RDONLY | (constants.O_NOFOLLOW ?? 0) | (constants.O_NONBLOCK ?? 0);
     const file = await unlessMissing(open(path, flags), 'ELOOP', 'EMLINK', 'ENXIO');
-    if (file === null || (await file.stat()).isFile()) return file;
+    if (file === null) return null;
+    const found = await file.stat();
+    if (found.isFile()) return { file, sizeBytes: found.size };
     await file.close();
     return null;
   }
@@ -246,18 +269,26 @@ export class FolderStore implements Store {
     }
   }
 
-  /** Gives a finished temporary file its name.  @returns false when it must not replace and the name is taken */
-  async #place(temporary: string, segments: readonly string[], onlyIfAbsent: boolean): Promise<boolean> {
+  /**
+   * Gives an object its name by an operation that takes place whole or not at all, in a folder that is made for it.
+   * @returns false when the name is taken, which only an operation that replaces nothing finds
+   */
+  async #place(
+    segments: readonly string[],
+    { durable }: Required<PutOptions>,
+    give: (path: string) => Promise<void>,
+  ): Promise<boolean> {
     const root = (this.#realRoot ??= await realpath(this.#root));
     const path = join(root, ...segments);
     const parent = dirname(path);
     for (let attempt = 1; ; attempt++) {
       try {
-        const firstMade = await mkdir(parent, { recursive: true });
-        if ((await realpath(parent)) !== parent) throw conflict(segments, 'a folder above it is a symbolic link');
-        if (onlyIfAbsent) await link(temporary, path);
-        else await rename(temporary, path);
-        await syncFolders(parent, firstMade === undefined ? parent : dirname(firstMade));
+        let real = await unlessMissing(realpath(parent));
+        const firstMade = real === null ? await mkdir(parent, { recursive: true }) : undefined;
+        real ??= await realpath(parent);
+        if (real !== parent) throw conflict(segments, 'a folder above it is a symbolic link');
+        await give(path);
+        if (durable) await this.#syncFolders(parent, firstMade === undefined ? parent : dirname(firstMade));
         return true;
       } catch (error) {
         if (hasCode(error, 'ENOENT') && attempt < placeAttempts) continue;
@@ -271,6 +302,28 @@ export class FolderStore implements Store {
         throw error;
       }
     }
+  }
+
+  /** Flushes the entries of a folder and of those above it up to `highest`, so that new names outlive a power cut. */
+  async #syncFolders(lowest: string, highest: string): Promise<void> {
+    for (let folder = lowest; folder.length >= highest.length; folder = dirname(folder)) await this.#syncFolder(folder);
+  }
+
+  /** Those who come while a folder is being flushed share the next flush of it. */
+  #syncFolder(folder: string): Promise<void> {
+    const at = this.#flushes.get(folder);
+    if (at !== undefined) return (at.next ??= at.running.catch(() => undefined).then(() => this.#flush(folder)));
+    return this.#flush(folder);
+  }
+
+  #flush(folder: string): Promise<void> {
+    const flush: Flush = { running: syncFolder(folder), next: null };
+    this.#flushes.set(folder, flush);
+    const done = (): void => {
+      if (flush.next === null) this.#flushes.delete(folder);
+    };
+    flush.running.then(done, done);
+    return flush.running;
   }
 
   /** Removes folders that have become empty, from `path` up to below the root: a bucket has no empty folders. */
@@ -342,6 +395,10 @@ async function unlessMissing<Value>(pending: Promise<Value>, ...codes: string[])
   }
 }
 
+async function createEmpty(path: string): Promise<void> {
+  await (await open(path, 'wx')).close();
+}
+
 async function isFolder(path: string): Promise<boolean> {
   return (await unlessMissing(stat(path)))?.isDirectory() ?? false;
 }
@@ -370,21 +427,18 @@ async function writeFully(file: FileHandle, bytes: Uint8Array, position: number)
   }
 }
 
-/** Flushes the entries of a folder and of those above it up to `highest`, so that new names outlive a power cut. */
-async function syncFolders(lowest: string, highest: string): Promise<void> {
-  for (let folder = lowest; folder.length >= highest.length; folder = dirname(folder)) {
-    let handle: FileHandle;
-    try {
-      handle = await open(folder, 'r');
-    } catch (error) {
-      // Windows does not open folders; a concurrent delete may have pruned this one.
-      if (hasCode(error, 'EISDIR', 'EPERM', 'EACCES', 'ENOENT')) return;
-      throw error;
-    }
-    try {
-      await handle.sync();
-    } finally {
-      await handle.close();
-    }
+async function syncFolder(folder: string): Promise<void> {
+  let handle: FileHandle;
+  try {
+    handle = await open(folder, 'r');
+  } catch (error) {
+    // Windows does not open folders; a concurrent delete may have pruned this one.
+    if (hasCode(error, 'EISDIR', 'EPERM', 'EACCES', 'ENOENT')) return;
+    throw error;
+  }
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
   }
 }

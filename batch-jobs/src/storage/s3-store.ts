@@ -14,7 +14,7 @@ import { InputError, TransientError, messageOf } from '../errors.ts';
 import { checkByteRange } from './byte-range.ts';
 import { compareKeys, deletionParts, folderSegments, keySegments, prefixParts } from './keys.ts';
 import type * as S3Sdk from './s3-sdk.ts';
-import type { ByteRange, Store, StoredObject } from './store.ts';
+import type { ByteRange, PutOptions, Store, StoredObject } from './store.ts';
 
 export interface S3StoreOptions {
   readonly bucket: string;
@@ -88,7 +88,7 @@ export class S3Store implements Store {
   async put(
     key: string,
     body: Uint8Array | AsyncIterable<Uint8Array>,
-    { onlyIfAbsent = false }: { onlyIfAbsent?: boolean } = {},
+    { onlyIfAbsent = false }: PutOptions = {},
   ): Promise<boolean> {
     keySegments(key);
     const { sdk, client } = await this.#sdk();

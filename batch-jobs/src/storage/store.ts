@@ -13,21 +13,22 @@ export interface Store {
   /**
    * Writes a key whole or not at all: a reader never sees a part, a crash leaves no part. A body that comes in pieces may
    * change a piece once the next is asked for.
-   * With `onlyIfAbsent` an existing key is left alone.
+   * With `onlyIfAbsent` an existing key is left alone. What is not `durable` may be gone after a power cut; it is by default.
    * @returns false when `onlyIfAbsent` was set and the key exists
    * @throws StorageFullError when the disk is full
    */
-  put(
-    key: string,
-    body: Uint8Array | AsyncIterable<Uint8Array>,
-    options?: { onlyIfAbsent?: boolean },
-  ): Promise<boolean>;
+  put(key: string, body: Uint8Array | AsyncIterable<Uint8Array>, options?: PutOptions): Promise<boolean>;
   /** Keys under a prefix in ascending order, after `after` (exclusive), at most `limit` (default 1000). */
   list(prefix: string, options?: { after?: string; limit?: number }): Promise<StoredObject[]>;
   /** Names of the next path segment under a prefix that ends in a slash, ascending or, with `reverse`, descending. */
   folders(prefix: string): Promise<string[]>;
   delete(key: string): Promise<void>;
   deletePrefix(prefix: string): Promise<void>;
+}
+
+export interface PutOptions {
+  onlyIfAbsent?: boolean;
+  durable?: boolean;
 }
 
 export interface ByteRange {

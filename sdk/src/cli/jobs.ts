@@ -1,4 +1,4 @@
-/** `cherryq jobs`: look at jobs, follow and cancel them. */
+/** `cherryq jobs`: look at jobs, follow, stop and delete them. */
 import { listJobsQuerySchema, type Job } from 'cherryq/contract';
 import { JobFailedError, type CherryQ } from '../index.ts';
 import { downloadArtifacts } from '../node.ts';
@@ -12,18 +12,22 @@ import { serverFlags, withServer } from './server.ts';
 
 const id = { type: 'positional', required: true, description: 'Id of the job' } as const;
 const json = { type: 'boolean', description: 'Print JSON, nothing else' } as const;
-const pageOptions = listJobsQuerySchema.pick({ limit: true, status: true });
+const pageOptions = listJobsQuerySchema.pick({ limit: true, status: true, kind: true, modelId: true });
 
 export const jobsCommand = (io: Io) =>
   group({
     name: 'cherryq jobs',
-    summary: 'Look at jobs, follow and cancel them',
+    summary: 'Look at jobs, follow, stop and delete them',
     children: {
       list: list(io),
       show: show(io),
       wait: wait(io),
       download: download(io),
       cancel: cancel(io),
+      pause: pause(io),
+      resume: resume(io),
+      retry: retry(io),
+      delete: remove(io),
       events: events(io),
     },
   });
@@ -34,12 +38,18 @@ const list = (io: Io) =>
     summary: 'List jobs, newest first',
     examples: ['cherryq jobs list --status running'],
     args: {
-      ...flagsOf(pageOptions, { limit: 'How many at most', status: 'Only these' }),
+      ...flagsOf(pageOptions, {
+        limit: 'How many at most',
+        status: 'Only these',
+        kind: 'Only these',
+        modelId: 'Only those of this model',
+      }),
+      metadata: { type: 'string', valueHint: 'KEY=VALUE', description: 'Only those that have this pair' },
       ...serverFlags,
       json,
     },
     async run(args) {
-      const query = parseFlags(pageOptions, args);
+      const query = { ...parseFlags(pageOptions, args), metadata: args.metadata };
       const page = await look(io, args, (client, signal) => client.jobs.list(query, { signal }));
       if (args.json) return printJson(io, page);
       if (page.data.length === 0) return print(io, 'No jobs.');
@@ -152,11 +162,69 @@ const cancel = (io: Io) =>
     name: 'cherryq jobs cancel',
     summary: 'Cancel a queued or running job',
     examples: ['cherryq jobs cancel 01JZ8Q3V5X9Y2W4T6R8P0N1M3K'],
-    args: { id, ...serverFlags, json },
+    args: {
+      id,
+      'keep-checkpoint': { type: 'boolean', description: 'Keep what it could go on from, for a retry' },
+      ...serverFlags,
+      json,
+    },
     async run(args) {
-      const job = await look(io, args, (client, signal) => client.jobs.cancel(args.id, { signal }));
+      const keepCheckpoint = args['keep-checkpoint'];
+      const job = await look(io, args, (client, signal) => client.jobs.cancel(args.id, { keepCheckpoint, signal }));
       if (args.json) printJson(io, job);
       else print(io, `job ${job.id} is ${job.status}`);
+    },
+  });
+
+const pause = (io: Io) =>
+  command({
+    name: 'cherryq jobs pause',
+    summary: 'Stop a job once it has saved a checkpoint, until it is resumed',
+    examples: ['cherryq jobs pause 01JZ8Q3V5X9Y2W4T6R8P0N1M3K'],
+    args: { id, ...serverFlags, json },
+    async run(args) {
+      const job = await look(io, args, (client, signal) => client.jobs.pause(args.id, { signal }));
+      if (args.json) printJson(io, job);
+      else print(io, `job ${job.id} is ${job.status}; go on with: cherryq jobs resume ${job.id}`);
+    },
+  });
+
+const resume = (io: Io) =>
+  command({
+    name: 'cherryq jobs resume',
+    summary: 'Go on with a paused job',
+    examples: ['cherryq jobs resume 01JZ8Q3V5X9Y2W4T6R8P0N1M3K'],
+    args: { id, ...serverFlags, json },
+    async run(args) {
+      const job = await look(io, args, (client, signal) => client.jobs.resume(args.id, { signal }));
+      if (args.json) printJson(io, job);
+      else print(io, `job ${job.id} is ${job.status}; follow it with: cherryq jobs wait ${job.id}`);
+    },
+  });
+
+const retry = (io: Io) =>
+  command({
+    name: 'cherryq jobs retry',
+    summary: 'Repeat a job that failed or was cancelled, from its last checkpoint if it kept one',
+    examples: ['cherryq jobs retry 01JZ8Q3V5X9Y2W4T6R8P0N1M3K'],
+    args: { id, ...serverFlags, json },
+    async run(args) {
+      const job = await look(io, args, (client, signal) => client.jobs.retry(args.id, { signal }));
+      if (args.json) printJson(io, job);
+      else print(io, `job ${job.id} is ${job.status}; follow it with: cherryq jobs wait ${job.id}`);
+    },
+  });
+
+const remove = (io: Io) =>
+  command({
+    name: 'cherryq jobs delete',
+    summary: 'Delete an ended job with all that it left',
+    examples: ['cherryq jobs delete 01JZ8Q3V5X9Y2W4T6R8P0N1M3K'],
+    args: { id, ...serverFlags, json },
+    async run(args) {
+      await look(io, args, (client, signal) => client.jobs.delete(args.id, { signal }));
+      if (args.json) printJson(io, { id: args.id, deleted: true });
+      else print(io, `job ${args.id} is deleted`);
     },
   });
 

@@ -11,6 +11,7 @@ import { defaultDataDir, serverFlags } from './server.ts';
 const serveOptions = z.object({
   port: z.int().min(0).max(65_535).default(7433),
   concurrency: z.int().min(1).max(64).default(1),
+  retentionDays: z.int().min(1).max(36_500).optional(),
 });
 
 export const serveCommand = (io: Io) =>
@@ -22,6 +23,7 @@ export const serveCommand = (io: Io) =>
       ...flagsOf(serveOptions, {
         port: 'Port on 127.0.0.1; 0 takes a free one',
         concurrency: 'Jobs at the same time; on WebAssembly each uses one core',
+        retentionDays: 'Delete jobs that ended so many days ago; without it they are kept',
       }),
       'data-dir': serverFlags['data-dir'],
       json: { type: 'boolean', description: 'Print the address as JSON, nothing else' },

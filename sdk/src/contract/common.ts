@@ -30,12 +30,25 @@ export const metadataSchema = z
   .record(z.string().max(64), z.string().max(512))
   .refine((value) => Object.keys(value).length <= 16, 'has more than 16 pairs');
 
+/** `key=value`; the value may hold further equals signs. */
+export const metadataPairSchema = z
+  .string()
+  .max(577)
+  .regex(/^[^=]+=/, 'is not key=value')
+  .transform((pair) => ({ key: pair.slice(0, pair.indexOf('=')), value: pair.slice(pair.indexOf('=') + 1) }));
+
 export const listQuerySchema = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20),
   after: idSchema.optional(),
 });
 
 export const pageOf = <Item extends z.ZodType>(item: Item) =>
-  z.object({ object: z.literal('list'), data: z.array(item), hasMore: z.boolean() });
+  z.object({
+    object: z.literal('list'),
+    data: z.array(item),
+    hasMore: z.boolean(),
+    /** What to give as `after` for the next page; null when there is none. */
+    next: z.string().nullable(),
+  });
 
-export type Page<Item> = { object: 'list'; data: Item[]; hasMore: boolean };
+export type Page<Item> = { object: 'list'; data: Item[]; hasMore: boolean; next: string | null };

@@ -21,6 +21,9 @@ const eventBodies = [
     resumedFromStep: z.number().int().nullable(),
   }),
   z.object({ type: z.literal('job.interrupted'), attempt: z.number().int(), reason: z.string() }),
+  /** It waits until somebody resumes it, and goes on from its checkpoint then. */
+  z.object({ type: z.literal('job.paused') }),
+  z.object({ type: z.literal('job.resumed') }),
   z.object({
     type: z.literal('job.succeeded'),
     result: jobResultSchema.nullable(),

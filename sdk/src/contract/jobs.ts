@@ -1,9 +1,9 @@
 /** Jobs: one compression, or one analysis, of one model. */
 import { z } from 'zod';
-import { idSchema, metadataSchema, timestampSchema, listQuerySchema } from './common.ts';
+import { idSchema, listQuerySchema, metadataPairSchema, metadataSchema, timestampSchema } from './common.ts';
 import { schemeSchema, trainingSchema } from './schemes.ts';
 
-export const jobStatuses = ['queued', 'running', 'succeeded', 'failed', 'cancelled'] as const;
+export const jobStatuses = ['queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled'] as const;
 export const jobStatusSchema = z.enum(jobStatuses);
 export const terminalStatuses: ReadonlySet<JobStatus> = new Set(['succeeded', 'failed', 'cancelled']);
 
@@ -75,6 +75,14 @@ export const jobSpecSchema = createJobSchema.extend({
   tasks: z.array(z.object({ name: z.string(), prefix: z.string() })),
   /** In the order of `analysis.datasetIds`. */
   analysisPrefixes: z.array(z.object({ name: z.string(), prefix: z.string() })),
+  /** The job that this one repeats, and where its checkpoints lie, if it left any. */
+  retryOf: idSchema.nullable().default(null),
+  checkpointsFrom: z.string().nullable().default(null),
+});
+
+export const cancelJobSchema = z.strictObject({
+  /** Keep what the job could go on from, for a retry; it takes room until the job is deleted. */
+  keepCheckpoint: z.boolean().default(false),
 });
 
 export const phaseNames = ['load', 'impact', 'scales', 'train', 'export', 'evaluate', 'analyze', 'report'] as const;
@@ -187,6 +195,8 @@ export const jobSchema = z.object({
   analysis: analysisSchema,
   formats: z.array(z.enum(artifactFormats)),
   metadata: metadataSchema,
+  /** The job that this one repeats, from where that one was. */
+  retryOf: idSchema.nullable(),
   createdAt: timestampSchema,
   startedAt: timestampSchema.nullable(),
   finishedAt: timestampSchema.nullable(),
@@ -200,7 +210,13 @@ export const jobSchema = z.object({
   analysisResult: analysisResultSchema.nullable(),
 });
 
-export const listJobsQuerySchema = listQuerySchema.extend({ status: jobStatusSchema.optional() });
+export const listJobsQuerySchema = listQuerySchema.extend({
+  status: jobStatusSchema.optional(),
+  kind: z.enum(jobKinds).optional(),
+  modelId: idSchema.optional(),
+  /** A pair that the job's metadata must have, as `key=value`. */
+  metadata: metadataPairSchema.optional(),
+});
 
 export type JobStatus = z.infer<typeof jobStatusSchema>;
 export type CreateJob = z.input<typeof createJobSchema>;

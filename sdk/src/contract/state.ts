@@ -11,6 +11,8 @@ export const jobStateSchema = z.object({
   time: timestampSchema,
   attempt: z.number().int(),
   by: z.enum(['api', 'queue', 'worker']),
+  /** Of a job that was cancelled. */
+  keepCheckpoint: z.boolean().default(false),
   error: jobErrorSchema.nullable().default(null),
   result: jobResultSchema.nullable().default(null),
   analysisResult: analysisResultSchema.nullable().default(null),

@@ -1,15 +1,15 @@
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { Job, JobEvent, JobState } from 'cherryq/contract';
-import { jobSchema, pageOf } from 'cherryq/contract';
+import type { Job, JobEvent, JobState, JobStatus } from 'cherryq/contract';
+import { jobSchema, jobStateSchema, pageOf } from 'cherryq/contract';
 import type { Store } from '@cherryq/batch-jobs/storage';
 import { createNumbered } from '@cherryq/batch-jobs/storage';
-import type { BatchQueue } from '../../../api/src/adapters/batch-queue.ts';
+import type { BatchDetail, BatchQueue } from '../../../api/src/adapters/batch-queue.ts';
 import { createBatchQueue } from '../../../api/src/adapters/batch-queue.ts';
 import { createApp } from '../../../api/src/app.ts';
-import { advanceState, encodeJson, jobRef, readEvents, readLatestState } from '../../../api/src/job-log.ts';
+import { advanceState, encodeJson, jobRef, readLatestState } from '../../../api/src/job-log.ts';
 import type { Clock } from '../../../api/src/ports.ts';
 import { localKeys } from '../../../api/src/ports.ts';
-import { jsonRequest, read, uploadModel } from '../../support/api.ts';
+import { eventsOf, jsonRequest, read, uploadModel } from '../../support/api.ts';
 import type { BatchServer } from '../../support/batch-server.ts';
 import { startBatchServer } from '../../support/batch-server.ts';
 import type { FaultyProxy } from '../../support/faulty-proxy.ts';
@@ -60,20 +60,12 @@ const create = async (): Promise<Job> => {
 };
 const readJob = async ({ id }: Job): Promise<Job> => read(await at.app.request(`/v1/jobs/${id}`), 200, jobSchema);
 const ref = ({ id }: Job) => jobRef('local', id);
-async function eventsOf(job: Job): Promise<JobEvent[]> {
-  const events: JobEvent[] = [];
-  for await (const event of readEvents(at.store, ref(job))) events.push(event);
-  return events;
-}
+const eventsIn = (job: Job): Promise<JobEvent[]> => eventsOf(at.store, job.id);
 const openJobs = async () => (await at.store.list('tenants/local/open/')).length;
+const stateOf = (status: JobStatus, more: Partial<JobState> = {}): JobState =>
+  jobStateSchema.parse({ status, time: new Date(at.clock.now()).toISOString(), attempt: 1, by: 'worker', ...more });
 /** What the container writes when it begins. */
-const start = (job: Job) =>
-  advanceState(at.store, ref(job), (latest) => ({
-    ...(latest as JobState),
-    status: 'running',
-    attempt: 1,
-    by: 'worker',
-  }));
+const start = (job: Job) => advanceState(at.store, ref(job), () => stateOf('running'));
 const become = (index: number, change: object) => Object.assign(at.batch.jobs[index].detail, change);
 const failed = (exitCode: number) => ({
   status: 'FAILED',
@@ -166,8 +158,7 @@ describe('a creation that breaks off', () => {
   });
 
   it.each([
-    ['after the spec', ['state/', 'events/', 'batch/']],
-    ['after the first state', ['events/', 'batch/']],
+    ['after the spec', ['events/', 'batch/']],
     ['after the first event', ['batch/']],
   ])('%s is gone on with', async (_, parts) => {
     const job = await create();
@@ -208,6 +199,70 @@ describe('a creation that breaks off', () => {
     await slow.catch(() => undefined);
     await at.queue.reconcile();
     expect(at.batch.jobs.filter(({ terminated }) => terminated === null)).toHaveLength(1);
+  });
+});
+
+describe('pausing a job', () => {
+  const act = async (job: Job, action: string): Promise<Job> =>
+    read(await at.app.request(`/v1/jobs/${job.id}/${action}`, { method: 'POST' }), 200, jobSchema);
+  const told = (index: number) => at.queue.onStateChange(at.batch.jobs[index].detail as BatchDetail);
+
+  it('stops its Batch job, whose end is no failure; resuming submits another, even while the first one stops', async () => {
+    const job = await create();
+    become(0, { status: 'RUNNING' });
+    await start(job);
+    expect((await act(job, 'pause')).status).toBe('paused');
+    expect(at.batch.jobs[0].terminated).toBe('the job was paused');
+    expect((await act(job, 'resume')).status).toBe('queued');
+    expect((await act(job, 'resume')).status).toBe('queued');
+    expect(at.batch.jobs).toHaveLength(2);
+    become(0, failed(143));
+    await told(0);
+    expect(await at.queue.reconcile()).toEqual({ open: 1, submitted: 0, ended: 0 });
+    expect(await readJob(job)).toMatchObject({ status: 'queued', error: null });
+    expect(at.batch.jobs).toHaveLength(2);
+    expect(at.batch.jobs[1].terminated).toBeNull();
+  });
+
+  it('lasts as long as nobody resumes it', async () => {
+    const job = await create();
+    await start(job);
+    await act(job, 'pause');
+    become(0, failed(143));
+    await told(0);
+    at.wait(60 * minute);
+    expect(await at.queue.reconcile()).toEqual({ open: 1, submitted: 0, ended: 0 });
+    expect(at.batch.jobs).toHaveLength(1);
+    expect((await readJob(job)).status).toBe('paused');
+    expect(
+      (await read(await at.app.request(`/v1/jobs/${job.id}/cancel`, { method: 'POST' }), 200, jobSchema)).status,
+    ).toBe('cancelled');
+    expect(await openJobs()).toBe(0);
+  });
+
+  it('holds when the process died before it could tell Batch', async () => {
+    const job = await create();
+    await start(job);
+    await advanceState(at.store, ref(job), () => stateOf('paused'));
+    become(0, { status: 'RUNNING' });
+    await at.queue.reconcile();
+    expect(at.batch.jobs[0].terminated).toBe('the job was paused');
+    become(0, failed(143));
+    await at.queue.reconcile();
+    expect(at.batch.jobs).toHaveLength(1);
+    expect((await readJob(job)).status).toBe('paused');
+  });
+
+  it('holds when it comes between the claim and the submission', async () => {
+    const job = await create();
+    at.batch.jobs.length = 0;
+    await at.store.deletePrefix(`${ref(job).prefix}/batch/`);
+    await advanceState(at.store, ref(job), () => stateOf('paused'));
+    await at.queue.submit(ref(job));
+    expect(at.batch.jobs).toHaveLength(1);
+    expect(at.batch.jobs[0].terminated).toBe('the job was paused');
+    await act(job, 'resume');
+    expect(at.batch.jobs.map(({ terminated }) => terminated)).toEqual(['the job was paused', null]);
   });
 });
 
@@ -254,7 +309,7 @@ describe('the end of a Batch job', () => {
     const { status, error } = await readJob(job);
     expect({ status, fault: error?.fault, code: error?.code }).toEqual({ status: 'failed', fault, code });
     expect(error?.message).toMatch(message);
-    expect((await eventsOf(job)).at(-1)?.type).toBe('job.failed');
+    expect((await eventsIn(job)).at(-1)?.type).toBe('job.failed');
     expect(await openJobs()).toBe(0);
   });
 
@@ -293,10 +348,10 @@ describe('the end of a Batch job', () => {
     const job = await create();
     await start(job);
     const error = { fault: 'user' as const, code: 'invalid_tensor', message: 'a tensor is cut short', param: null };
-    await advanceState(at.store, ref(job), (latest) => ({ ...(latest as JobState), status: 'failed', error }));
+    await advanceState(at.store, ref(job), () => stateOf('failed', { error }));
     await tell(0, failed(2));
     expect((await readJob(job)).error).toEqual(error);
-    expect((await eventsOf(job)).map(({ type }) => type)).toEqual(['job.queued', 'job.failed']);
+    expect((await eventsIn(job)).map(({ type }) => type)).toEqual(['job.queued', 'job.failed']);
   });
 
   it('of a job of another does nothing', async () => {
@@ -315,7 +370,7 @@ describe('while a job waits', () => {
     await tell(0, runnable('CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no p5'));
     become(0, runnable('MISCONFIGURATION:COMPUTE_ENVIRONMENT_MAX_RESOURCE'));
     await at.queue.reconcile();
-    const reasons = (await eventsOf(job)).flatMap((event) => (event.type === 'job.waiting' ? [event.reason] : []));
+    const reasons = (await eventsIn(job)).flatMap((event) => (event.type === 'job.waiting' ? [event.reason] : []));
     expect(reasons).toEqual([
       expect.stringMatching(/no such machine free .*\(CAPACITY:/),
       expect.stringMatching(/raise its maximum of vCPUs/),
@@ -324,7 +379,7 @@ describe('while a job waits', () => {
 
   it('a job that has ended is stopped in Batch, though nobody could be told at the time', async () => {
     const job = await create();
-    await advanceState(at.store, ref(job), (latest) => ({ ...(latest as JobState), status: 'cancelled' }));
+    await advanceState(at.store, ref(job), () => stateOf('cancelled'));
     become(0, { status: 'RUNNING' });
     await at.queue.reconcile();
     expect(at.batch.jobs[0].terminated).toBe('the job has ended');

@@ -2,8 +2,9 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { terminalStatuses, type Job } from 'cherryq/contract';
-import { jobRef, readEvents, readStates, createSpec, readSpec } from '../../../api/src/job-log.ts';
-import { createPlannedJob, openTestApi, readJob, until, type TestApi } from '../../support/api.ts';
+import { indexKey } from '../../../api/src/newest-first.ts';
+import { createJobFolder, jobRef, openKey, readSpec } from '../../../api/src/job-log.ts';
+import { createPlannedJob, eventsOf, openTestApi, readJob, statesOf, until, type TestApi } from '../../support/api.ts';
 
 let api: TestApi;
 beforeEach(async () => (api = await openTestApi({ concurrency: 1 })));
@@ -20,9 +21,7 @@ const running = (id: string): Promise<Job> =>
     (job) => job.status === 'running',
   );
 async function eventTypes(id: string): Promise<string[]> {
-  const types: string[] = [];
-  for await (const event of readEvents(api.store, jobRef('local', id))) types.push(event.type);
-  return types;
+  return (await eventsOf(api.store, id)).map(({ type }) => type);
 }
 /** Of a job that has ended: its last event is written a moment after its final state. */
 const allEventTypes = (id: string): Promise<string[]> =>
@@ -30,6 +29,7 @@ const allEventTypes = (id: string): Promise<string[]> =>
     () => eventTypes(id),
     (types) => /^job\.(succeeded|failed|cancelled)$/.test(types.at(-1) ?? ''),
   );
+const openJobs = async (): Promise<number> => (await api.store.list('tenants/local/open/')).length;
 /** Each start of a worker: job, attempt, process. */
 async function starts(): Promise<{ id: string; attempt: number; pid: number }[]> {
   const text = await readFile(join(api.folder, 'worker.log'), 'utf8').catch(() => '');
@@ -61,8 +61,8 @@ describe('a worker', () => {
       'progress',
       'job.succeeded',
     ]);
-    const statuses = (await readStates(api.store, jobRef('local', id))).map((state) => state.status);
-    expect(statuses).toEqual(['queued', 'running', 'running', 'running', 'succeeded']);
+    const statuses = (await statesOf(api.store, id)).map((state) => state.status);
+    expect(statuses).toEqual(['running', 'running', 'running', 'succeeded']);
   });
 
   it('that is killed five times without a new checkpoint fails the job, naming signal and likely cause', async () => {
@@ -152,7 +152,7 @@ describe('the queue', () => {
     expect((await eventTypes(id)).at(-1)).toBe('job.interrupted');
 
     const next = await openTestApi({ concurrency: 1, folder: api.folder });
-    expect(await next.queue.recover('local')).toBe(1);
+    expect(await next.queue.recover()).toBe(1);
     expect(await ended(id)).toMatchObject({ status: 'succeeded', attempt: 2 });
     await next.queue.close({ graceMs: 100 });
   });
@@ -162,9 +162,18 @@ describe('the queue', () => {
     await ended(id);
     const spec = await readSpec(api.store, jobRef('local', id));
     const orphan = jobRef('local', '01ARZ3NDEKTSV4RRFFQ69G5FAV');
-    if (spec) await createSpec(api.store, orphan, { ...spec, id: orphan.id });
-    expect(await api.queue.recover('local')).toBe(1);
+    if (spec) await createJobFolder(api.store, orphan, { ...spec, id: orphan.id });
+    await api.store.deletePrefix(`${orphan.prefix}/events/`);
+    expect(await api.queue.recover()).toBe(1);
     expect(await ended(orphan.id)).toMatchObject({ status: 'succeeded', attempt: 1 });
+  });
+
+  it('forgets a creation that broke off before its spec', async () => {
+    const orphan = jobRef('local', '01ARZ3NDEKTSV4RRFFQ69G5FAV');
+    await api.store.put(openKey(orphan), new Uint8Array());
+    await api.store.put(indexKey('local', 'jobs', orphan.id), new Uint8Array());
+    expect(await api.queue.recover()).toBe(0);
+    expect(await api.store.list('tenants/')).toEqual([]);
   });
 
   it('gives a job that ended without its closing event that event', async () => {
@@ -174,9 +183,11 @@ describe('the queue', () => {
       () => eventTypes(id),
       (types) => types.includes('job.succeeded'),
     );
-    await api.store.delete(`${jobRef('local', id).prefix}/events/00000004.ndjson`);
+    await until(openJobs, (count) => count === 0);
+    await api.store.delete(`${jobRef('local', id).prefix}/events/00000003.ndjson`);
+    await api.store.put(openKey(jobRef('local', id)), new Uint8Array());
     expect(await eventTypes(id)).not.toContain('job.succeeded');
-    expect(await api.queue.recover('local')).toBe(0);
+    expect(await api.queue.recover()).toBe(0);
     expect((await eventTypes(id)).at(-1)).toBe('job.succeeded');
   });
 });

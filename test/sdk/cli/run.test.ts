@@ -108,12 +108,16 @@ describe('exit code 2', () => {
     [['compress', 'm', '--out', 'o', '--bits', '5'], '--bits must be 2, 3, 4 or 8; got "5"', 'cherryq compress'],
     [
       ['jobs', 'list', '--status', 'done'],
-      '--status must be queued, running, succeeded, failed or cancelled',
+      '--status must be queued, running, paused, succeeded, failed or cancelled',
       'cherryq jobs list',
     ],
     [['serve', '--port', '99999'], '--port must be a whole number from 0 to 65535', 'cherryq serve'],
     [['generate', 'm'], 'missing <prompt>', 'cherryq generate'],
-    [['jobs'], 'cherryq jobs needs a command; it has list, show, wait, download, cancel, events', 'cherryq jobs'],
+    [
+      ['jobs'],
+      'cherryq jobs needs a command; it has list, show, wait, download, cancel, pause, resume, retry, delete, events',
+      'cherryq jobs',
+    ],
     [['jobs', 'stop'], '"stop" is not a command of cherryq jobs', 'cherryq jobs'],
     [['squeeze'], '"squeeze" is not a command of cherryq', 'cherryq'],
   ])('for %j', async (args, message, name) => {
