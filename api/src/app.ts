@@ -6,7 +6,8 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import { bodyLimit } from 'hono/body-limit';
 import { requestId } from 'hono/request-id';
 import { monotonicFactory } from 'ulid';
-import type { Problem } from 'cherryq/contract';
+import type { KeyScope, Problem } from 'cherryq/contract';
+import { checkScope } from './keyring.ts';
 import { filePathPattern, type Api, type ApiEnv } from './openapi.ts';
 import type { Clock, Keys, Logger, Queue, Store } from './ports.ts';
 import { ProblemError, toProblem, validationProblem } from './problems.ts';
@@ -14,6 +15,7 @@ import { artifactRoutes } from './routes/artifacts.ts';
 import { defaultStreamOptions, eventRoutes, type StreamOptions } from './routes/events.ts';
 import { healthRoutes } from './routes/health.ts';
 import { jobRoutes } from './routes/jobs.ts';
+import { keyRoutes } from './routes/keys.ts';
 import { uploadRoutes } from './routes/uploads.ts';
 import { createServices, type Services } from './services.ts';
 
@@ -39,9 +41,9 @@ const maxBodyBytes = 2 * 1024 * 1024;
 
 export function createApp(options: AppDeps): Api {
   const { clock, keys, guard, logger, version } = options;
-  const { reader, models, datasets, jobs } = options.services ?? createServices(options);
+  const { reader, models, datasets, jobs, keyring, meter } = options.services ?? createServices(options);
   const nextId = monotonicFactory();
-  const deps = { ...options, jobs, newId: (): string => nextId(clock.now()) };
+  const deps = { ...options, jobs, meter, newId: (): string => nextId(clock.now()) };
 
   const app: Api = new OpenAPIHono<ApiEnv>({
     defaultHook: (result, c) => {
@@ -65,8 +67,12 @@ export function createApp(options: AppDeps): Api {
     await next();
   });
   app.use('/v1/*', async (c, next) => {
-    c.set('tenant', (await keys.authenticate(c.req.raw, c.env)).tenant);
+    const caller = await keys.authenticate(c.req.raw, c.env);
+    c.set('tenant', caller.tenant);
+    const rates = await meter.countRequest(caller.tenant);
+    checkScope(caller, neededScope(c.req.method, c.req.path));
     await next();
+    for (const [name, value] of Object.entries(rates)) c.header(name, value);
   });
   app.on('POST', '/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: tooLarge }));
 
@@ -81,6 +87,7 @@ export function createApp(options: AppDeps): Api {
     signal: options.signal ?? new AbortController().signal,
   });
   artifactRoutes(app, deps);
+  keyRoutes(app, { keyring, meter });
 
   app.get('/openapi.json', (c) => c.json(openApiDocument(app, version)));
 
@@ -109,6 +116,11 @@ export function createApp(options: AppDeps): Api {
   });
 
   return app;
+}
+
+function neededScope(method: string, path: string): KeyScope {
+  if (path === '/v1/keys' || path.startsWith('/v1/keys/')) return 'admin';
+  return method === 'GET' || method === 'HEAD' ? 'read' : 'write';
 }
 
 function answer(problem: Problem, headers: Record<string, string>): Response {

@@ -1,6 +1,18 @@
 /** What the end of an attempt, a life of a worker, says about its job. Every queue acts on it in the same way. */
 import { exitCodes, type JobError } from 'cherryq/contract';
-import { advanceState, appendEvents, endedKey, openKey, readLastEvent, readLatestState, sealJob } from './job-log.ts';
+import {
+  advanceState,
+  appendEvents,
+  endedKey,
+  encodeJson,
+  openKey,
+  readLastEvent,
+  readLatestState,
+  readState,
+  sealJob,
+} from './job-log.ts';
+import type { z } from 'zod';
+import type { endedSchema } from './limits.ts';
 import { listKeys } from './list-keys.ts';
 import type { Clock, JobRef, Store } from './ports.ts';
 
@@ -81,9 +93,21 @@ export async function finishJob(store: Store, job: JobRef, clock: Clock): Promis
   // What an attempt that broke off had begun to write; nothing vouches for it.
   if (state?.status !== 'succeeded')
     for (const folder of ['artifacts', 'scratch']) await store.deletePrefix(`${job.prefix}/${folder}/`);
-  await store.put(endedKey(job, clock.now()), new Uint8Array(), { durable: false });
+  const ended: z.input<typeof endedSchema> = { seconds: await secondsRun(store, job) };
+  await store.put(endedKey(job, clock.now()), encodeJson(ended), { durable: false });
   await store.delete(openKey(job));
   return true;
+}
+
+/** How long workers had the job. */
+async function secondsRun(store: Store, job: JobRef): Promise<number> {
+  let [ms, before] = [0, await readState(store, job, 1)];
+  for (let number = 2; before !== null; number++) {
+    const state = await readState(store, job, number);
+    if (state !== null && before.status === 'running') ms += Date.parse(state.time) - Date.parse(before.time);
+    before = state;
+  }
+  return Math.max(0, ms / 1000);
 }
 
 /** Says in the job's events that an attempt broke off, unless the worker has said so itself. */

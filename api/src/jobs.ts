@@ -31,6 +31,7 @@ import {
 import type { JobReader, JobRecord } from './job-reader.ts';
 import { listKeys } from './list-keys.ts';
 import { findNewest, idsAfter, idsNewestFirst } from './newest-first.ts';
+import type { Meter } from './limits.ts';
 import type { Clock, JobRef, Queue, Store } from './ports.ts';
 import { ProblemError } from './problems.ts';
 import type { Upload, Uploads } from './uploads.ts';
@@ -109,8 +110,9 @@ export function createJobs(deps: {
   reader: JobReader;
   models: Uploads;
   datasets: Uploads;
+  meter: Pick<Meter, 'checkJob'>;
 }): Jobs {
-  const { store, queue, clock, reader, models, datasets } = deps;
+  const { store, queue, clock, reader, models, datasets, meter } = deps;
 
   async function find(job: JobRef): Promise<Job | null> {
     const record = await reader.read(job);
@@ -134,6 +136,7 @@ export function createJobs(deps: {
   /** The job under this id, queued; one that is there is left as it is. */
   async function start(tenant: string, spec: JobSpec): Promise<Job> {
     const job = jobRef(tenant, spec.id);
+    await meter.checkJob(tenant);
     const isNew = await createJobFolder(store, job, spec);
     await queue.submit(job);
     return isNew ? jobView({ spec, states: [], progress: null }) : retrieve(job);

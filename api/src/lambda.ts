@@ -5,14 +5,18 @@
  *     CHERRYQ_STORE              s3://bucket/prefix
  *     CHERRYQ_BATCH_QUEUE        name or ARN of the job queue
  *     CHERRYQ_BATCH_DEFINITION   name or ARN of the job definition
+ *     CHERRYQ_AUTH               `keys` where callers bring API keys; else the front has checked them, by IAM or a JWT
+ *     CHERRYQ_LIMITS             what each tenant may use, as JSON (contract: `limitsSchema`); not set: as much as there is
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
-import { InputError, openStore } from '@cherryq/batch-jobs/storage';
+import { limitsSchema, type Limits } from 'cherryq/contract';
+import { InputError, messageOf, openStore } from '@cherryq/batch-jobs/storage';
 import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } from './adapters/batch-queue.ts';
 import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
+import { keyringKeys } from './keyring.ts';
 import { createServices, deleteOldJobs } from './services.ts';
 import { logLine, systemClock, type LogEntry } from './ports.ts';
 import packageJson from '../package.json' with { type: 'json' };
@@ -33,13 +37,13 @@ const queue: BatchQueue = createBatchQueue({
   jobQueue: setting('CHERRYQ_BATCH_QUEUE', 'the name of a job queue'),
   jobDefinition: setting('CHERRYQ_BATCH_DEFINITION', 'the name of a job definition'),
 });
-const services = createServices({ store, queue, clock: systemClock });
+const services = createServices({ store, queue, clock: systemClock, limits: limitsSetting() });
 const app = createApp({
   services,
   store,
   queue,
   clock: systemClock,
-  keys: frontKeys,
+  keys: process.env.CHERRYQ_AUTH === 'keys' ? keyringKeys(services.keyring) : frontKeys,
   version: packageJson.version,
   logger,
   stream: { windowMs: streams ? streamedWindowMs : unstreamedWindowMs },
@@ -61,6 +65,21 @@ export async function reconcile(): Promise<Reconciled> {
 /** Text goes as it is; everything else in base64, which the front undoes. */
 function isContentTypeBinary(type: string): boolean {
   return !/^(text\/|application\/(problem\+)?json)/.test(type);
+}
+
+function limitsSetting(): Partial<Limits> {
+  const text = process.env.CHERRYQ_LIMITS;
+  if (!text) return {};
+  try {
+    return limitsSchema.partial().parse(JSON.parse(text));
+  } catch (cause) {
+    throw new InputError(
+      'invalid_setting',
+      `CHERRYQ_LIMITS is ${JSON.stringify(text)}; it must be a JSON object such as {"openJobs": 4}. ${messageOf(cause)}`,
+      'CHERRYQ_LIMITS',
+      { cause },
+    );
+  }
 }
 
 function retentionDays(): number | null {

@@ -9,6 +9,10 @@ import {
   cancelJobSchema,
   capabilitiesSchema,
   createJobSchema,
+  createKeySchema,
+  createdKeySchema,
+  keySchema,
+  usageSchema,
   createUploadSchema,
   datasetSchema,
   filePathSchema,
@@ -37,6 +41,10 @@ export const schemas = {
   job: jobSchema.meta({ id: 'Job' }),
   event: jobEventSchema.meta({ id: 'JobEvent' }),
   artifacts: artifactListSchema.meta({ id: 'ArtifactList' }),
+  key: keySchema.meta({ id: 'Key' }),
+  createKey: createKeySchema.meta({ id: 'CreateKey' }),
+  createdKey: createdKeySchema.meta({ id: 'CreatedKey' }),
+  usage: usageSchema.meta({ id: 'Usage' }),
   health: healthSchema.meta({ id: 'Health' }),
   capabilities: capabilitiesSchema.meta({ id: 'Capabilities' }),
   problem: problemSchema.meta({ id: 'Problem' }),
@@ -75,10 +83,13 @@ const problem = (codes: ProblemCode[]) => ({
   content: { 'application/problem+json': { schema: schemas.problem } },
 });
 
+/** Any request under `/v1` can meet these. */
+const common = ['unauthorized', 'forbidden', 'too_many_requests', 'internal', 'storage_full'] as const;
+
 /** Responses for the given problems, and for those that any request can meet. */
 export function problems<Code extends ProblemCode = never>(...codes: Code[]): ProblemResponses<Code> {
   const byStatus = new Map<number, ProblemCode[]>();
-  for (const code of [...codes, 'internal', 'storage_full'] as const)
+  for (const code of [...codes, ...common])
     byStatus.set(problemCodes[code], [...(byStatus.get(problemCodes[code]) ?? []), code]);
   return Object.fromEntries([...byStatus].map(([status, list]) => [status, problem(list)])) as ProblemResponses<Code>;
 }

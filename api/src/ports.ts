@@ -2,6 +2,7 @@
  * What the API needs from the machine it runs on. Two sets of adapters exist or are planned: a folder, child processes and
  * the system clock on one machine; a bucket, AWS Batch and API keys in a private install. The Store port is the trainer's.
  */
+import type { KeyScope } from 'cherryq/contract';
 export type { Store } from '@cherryq/batch-jobs/storage';
 
 /** A job as the queue knows it. `prefix` is its folder in the store, without a slash at the end. */
@@ -29,10 +30,18 @@ export interface Clock {
   now(): number;
 }
 
-/** Says on whose behalf a request comes. @throws ProblemError (401, 403) when it may not. */
+/** On whose behalf a request comes, and what it may do. */
+export interface Caller {
+  tenant: string;
+  scope: KeyScope;
+}
+
 export interface Keys {
-  /** @param environment what the server's adapter knows of the request beside it, such as who the front says is calling */
-  authenticate(request: Request, environment?: unknown): Promise<{ tenant: string }>;
+  /**
+   * @param environment what the server's adapter knows of the request beside it, such as who the front says is calling
+   * @throws ProblemError (401, 403) when the request may not come in
+   */
+  authenticate(request: Request, environment?: unknown): Promise<Caller>;
 }
 
 export interface LogEntry {
@@ -51,5 +60,5 @@ export function logLine({ level, error, ...rest }: LogEntry): string {
 export const systemClock: Clock = { now: () => Date.now() };
 
 /** One machine, one user: every request is tenant `local`. */
-export const localKeys: Keys = { authenticate: () => Promise.resolve({ tenant: localTenant }) };
+export const localKeys: Keys = { authenticate: () => Promise.resolve({ tenant: localTenant, scope: 'admin' }) };
 export const localTenant = 'local';

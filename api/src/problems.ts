@@ -48,6 +48,7 @@ const titles: Record<ProblemCode, string> = {
   content_mismatch: 'The content is not what was declared',
   idempotency_mismatch: 'The idempotency key was used for another request',
   too_many_requests: 'Too many requests',
+  quota_exceeded: 'A limit of the tenant is reached',
   internal: 'Something went wrong on our side',
   unavailable: 'The service cannot take the request now',
   storage_full: 'The storage is full',

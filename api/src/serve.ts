@@ -1,7 +1,7 @@
 /**
  * The local server: the API on loopback over a folder and child processes. One server per folder, held by `server.json` in
- * it, which also tells other programs its address. It has no keys, so it only listens on this machine and only answers
- * requests that name this machine: a page of the web cannot reach it under another name (DNS rebinding) or by a form.
+ * it, which also tells other programs its address. On loopback it asks for no key, and only answers requests that name this
+ * machine: a page of the web cannot reach it under another name (DNS rebinding) or by a form. Elsewhere it asks for one.
  */
 import { createAdaptorServer } from '@hono/node-server';
 import { Server } from 'node:http';
@@ -9,11 +9,13 @@ import { mkdir } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import type { KeyScope, Limits } from 'cherryq/contract';
 import { InputError, openStore } from '@cherryq/batch-jobs/storage';
 import { createProcessQueue } from './adapters/process-queue.ts';
 import { createApp } from './app.ts';
 import type { Api } from './openapi.ts';
-import { localKeys, logLine, systemClock, type LogEntry, type Logger } from './ports.ts';
+import { createKeyring, keyOf, keyringKeys, type Keyring } from './keyring.ts';
+import { localKeys, localTenant, logLine, systemClock, type Keys, type LogEntry, type Logger } from './ports.ts';
 import { ProblemError } from './problems.ts';
 import { createServices, deleteOldJobs } from './services.ts';
 import { holdFolder } from './server-file.ts';
@@ -38,6 +40,8 @@ export interface ServeOptions {
   concurrency?: number;
   /** Jobs that ended so many days ago are deleted; default: they are kept. */
   retentionDays?: number | null;
+  /** What each tenant may use that has no limits of its own; default: as much as there is. */
+  limits?: Partial<Limits>;
   /** Program of the worker; default: the installed trainer. */
   trainerEntry?: string;
   /** From the request to stop a worker until it is killed. */
@@ -67,13 +71,9 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     graceMs = 10_000,
     logger = logToStderr,
     retentionDays = null,
+    limits,
   } = options;
-  if (!isLoopback(host))
-    throw new InputError(
-      'not_loopback',
-      `host ${host} would open the server to the network, and it has no keys to protect it; use 127.0.0.1, ::1 or localhost`,
-      'host',
-    );
+  const isOpen = !isLoopback(host);
   const storeFolder = resolve(options.storeFolder);
   await mkdir(storeFolder, { recursive: true });
   const hold = await holdFolder(storeFolder);
@@ -82,16 +82,23 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     const storeUrl = pathToFileURL(storeFolder).href;
     const store = openStore(storeUrl);
     const queue = createProcessQueue({ ...options, store, storeUrl, clock: systemClock, logger, graceMs });
-    const services = createServices({ store, queue, clock: systemClock });
+    const services = createServices({ store, queue, clock: systemClock, limits });
+    const { keyring } = services;
+    if (isOpen && !(await keyring.any()))
+      throw new InputError(
+        'not_loopback',
+        `host ${host} would open the server to the network, and there are no keys to protect it; make one with \`cherryq keys create --store ${storeFolder}\`, or use 127.0.0.1, ::1 or localhost`,
+        'host',
+      );
     const app = createApp({
       services,
       store,
       queue,
       clock: systemClock,
-      keys: localKeys,
+      keys: isOpen ? keyringKeys(keyring) : loopbackKeys(keyring),
       version: packageJson.version,
       logger,
-      guard: refuseForeignNames,
+      ...(isOpen ? {} : { guard: refuseForeignNames }),
       signal: stop.signal,
     });
     const { url, close: stopListening } = await listen(app, host, port);
@@ -117,6 +124,30 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     await hold.release();
     throw error;
   }
+}
+
+/** On loopback whoever runs the program may come without a key; a key that is given counts, for tests of tenants and scopes. */
+function loopbackKeys(keyring: Keyring): Keys {
+  const withKey = keyringKeys(keyring);
+  return {
+    authenticate: (request) => (keyOf(request) === null ? localKeys : withKey).authenticate(request),
+  };
+}
+
+/** Keys of one tenant, straight in a store: whoever can write there may make the first.  @param url as `openStore` */
+export function openTenantKeys(url: string, tenant = localTenant) {
+  if (!/^[a-z0-9][a-z0-9-]{0,62}$/.test(tenant))
+    throw new InputError(
+      'invalid_tenant',
+      `tenant is ${JSON.stringify(tenant)}; it must be 1 to 63 lower-case letters, digits and hyphens, such as acme`,
+      'tenant',
+    );
+  const keyring = createKeyring({ store: openStore(url), clock: systemClock });
+  return {
+    create: (request: { name: string; scope: KeyScope }) => keyring.create(tenant, request),
+    list: () => keyring.list(tenant),
+    revoke: (id: string) => keyring.revoke(tenant, id),
+  };
 }
 
 /** @throws InputError when the port is taken */

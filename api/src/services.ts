@@ -1,6 +1,9 @@
 /** What the API does, apart from how it is asked: over HTTP, on a schedule. */
+import type { Limits } from 'cherryq/contract';
 import { createJobReader, type JobReader } from './job-reader.ts';
 import { createJobs, type Jobs } from './jobs.ts';
+import { createKeyring, type Keyring } from './keyring.ts';
+import { createMeter, type Meter } from './limits.ts';
 import type { Clock, Queue, Store } from './ports.ts';
 import { createUploads, type Uploads } from './uploads.ts';
 
@@ -9,13 +12,25 @@ export interface Services {
   readonly models: Uploads;
   readonly datasets: Uploads;
   readonly jobs: Jobs;
+  readonly keyring: Keyring;
+  readonly meter: Meter;
 }
 
-export function createServices(deps: { store: Store; queue: Queue; clock: Clock }): Services {
+export interface ServiceDeps {
+  store: Store;
+  queue: Queue;
+  clock: Clock;
+  /** Of tenants that have none of their own; default: none. */
+  limits?: Partial<Limits>;
+}
+
+export function createServices(deps: ServiceDeps): Services {
   const reader = createJobReader(deps);
   const models = createUploads('model', deps);
   const datasets = createUploads('dataset', deps);
-  return { reader, models, datasets, jobs: createJobs({ ...deps, reader, models, datasets }) };
+  const meter = createMeter({ ...deps, models, datasets, defaults: deps.limits });
+  const jobs = createJobs({ ...deps, reader, models, datasets, meter });
+  return { reader, models, datasets, jobs, keyring: createKeyring(deps), meter };
 }
 
 const dayMs = 86_400_000;

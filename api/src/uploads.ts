@@ -63,6 +63,8 @@ export interface Uploads {
   complete(tenant: string, id: string): Promise<Upload>;
   /** Removes it and its files. The caller has made sure that nothing uses it. */
   remove(tenant: string, id: string): Promise<void>;
+  /** Of all of a tenant, as they were declared. */
+  storedBytes(tenant: string): Promise<number>;
   /** Store prefix of its files, ending in a slash. */
   filesPrefix(tenant: string, id: string): string;
 }
@@ -212,6 +214,16 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
       const completedAt = new Date(clock.now()).toISOString();
       await store.put(readyKey(tenant, id), encodeJson({ completedAt }), { onlyIfAbsent: true });
       return view(tenant, record);
+    },
+
+    async storedBytes(tenant) {
+      let sum = 0;
+      for (let after: string | undefined; ;) {
+        const ids = await idsNewestFirst(store, tenant, `${kind}s`, { after, limit: 1000 });
+        for (const id of ids) for (const { sizeBytes } of (await findRecord(tenant, id))?.files ?? []) sum += sizeBytes;
+        after = ids.at(-1);
+        if (after === undefined) return sum;
+      }
     },
 
     async remove(tenant, id) {

@@ -8,6 +8,7 @@ import type { Dataset, Model } from './contract/index.ts';
 import { Events } from './events.ts';
 import { Health } from './health.ts';
 import { Jobs } from './jobs.ts';
+import { Keys } from './keys.ts';
 import { Uploads } from './uploads.ts';
 
 /**
@@ -26,6 +27,7 @@ export class CherryQ {
   readonly events: Events;
   readonly artifacts: Artifacts;
   readonly health: Health;
+  readonly keys: Keys;
 
   /** @throws InputError when `baseUrl` is not an address */
   constructor(options: ClientOptions = {}) {
@@ -37,6 +39,7 @@ export class CherryQ {
     this.jobs = new Jobs(transport, this.events);
     this.artifacts = new Artifacts(transport);
     this.health = new Health(transport);
+    this.keys = new Keys(transport);
   }
 }
 

@@ -179,6 +179,9 @@ describe('self-description', () => {
       '/v1/jobs/{id}/events',
       '/v1/jobs/{id}/artifacts',
       '/v1/jobs/{id}/artifacts/{path}',
+      '/v1/keys',
+      '/v1/keys/{id}',
+      '/v1/usage',
     ]);
     const references = [...JSON.stringify(document).matchAll(/"\$ref":"#\/components\/schemas\/(\w+)"/g)].map(
       ([, name]) => name,

@@ -14,6 +14,7 @@ import {
   problemSchema,
   type Dataset,
   type Job,
+  type Limits,
   type JobEvent,
   type JobState,
   type Model,
@@ -24,6 +25,8 @@ import { FolderStore, type Store } from '@cherryq/batch-jobs/storage';
 import { createProcessQueue, type ProcessQueue } from '../../api/src/adapters/process-queue.ts';
 import { createApp } from '../../api/src/app.ts';
 import { jobRef, readEventBatch, readEvents, readState } from '../../api/src/job-log.ts';
+import { keyringKeys, type Keyring } from '../../api/src/keyring.ts';
+import { createServices } from '../../api/src/services.ts';
 import type { Api } from '../../api/src/openapi.ts';
 import { localKeys, systemClock, type JobRef, type LogEntry } from '../../api/src/ports.ts';
 
@@ -31,6 +34,7 @@ export const storeWorker = new URL('./store-worker.mjs', import.meta.url).pathna
 
 export interface TestApi {
   app: Api;
+  keyring: Keyring;
   store: Store;
   queue: ProcessQueue;
   folder: string;
@@ -38,8 +42,22 @@ export interface TestApi {
   close(): Promise<void>;
 }
 
-/** @param concurrency 0: jobs stay queued   @param folder default: a new one */
-export async function openTestApi({ concurrency = 0, folder = '' } = {}): Promise<TestApi> {
+export interface TestApiOptions {
+  /** 0: jobs stay queued. */
+  concurrency?: number;
+  /** Default: a new one. */
+  folder?: string;
+  limits?: Partial<Limits>;
+  /** Whether every request must bring a key. */
+  withKeys?: boolean;
+}
+
+export async function openTestApi({
+  concurrency = 0,
+  folder = '',
+  limits,
+  withKeys = false,
+}: TestApiOptions = {}): Promise<TestApi> {
   folder ||= await mkdtemp(join(tmpdir(), 'cherryq-api-'));
   const store = new FolderStore(folder);
   const log: LogEntry[] = [];
@@ -56,17 +74,21 @@ export async function openTestApi({ concurrency = 0, folder = '' } = {}): Promis
     graceMs: 300,
     backoffMs: 10,
   });
+  const services = createServices({ store, queue, clock, limits });
+  const { keyring } = services;
   const app = createApp({
+    services,
     store,
     queue,
     clock,
     logger,
-    keys: localKeys,
+    keys: withKeys ? keyringKeys(keyring) : localKeys,
     version: '1.2.3',
     stream: { pollMs: 10, heartbeatMs: 60, windowMs: 400 },
   });
   return {
     app,
+    keyring,
     store,
     queue,
     folder,

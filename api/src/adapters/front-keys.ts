@@ -13,7 +13,8 @@ export const frontKeys: Keys = {
   authenticate(_, environment) {
     const { requestContext } = (environment ?? {}) as { requestContext?: { authorizer?: Authorizer | null } };
     const { iam, jwt } = requestContext?.authorizer ?? {};
-    if (iam?.userArn || typeof jwt?.claims?.sub === 'string') return Promise.resolve({ tenant: localTenant });
+    if (iam?.userArn || typeof jwt?.claims?.sub === 'string')
+      return Promise.resolve({ tenant: localTenant, scope: 'admin' });
     const detail =
       'the front of this install has not said who is calling; it must be set to IAM or a JWT authorizer, and requests must be signed for it';
     return Promise.reject(new ProblemError('unauthorized', detail));

@@ -3,6 +3,7 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { listUploadsQuerySchema, type Page } from 'cherryq/contract';
 import { idempotently } from '../idempotency.ts';
 import type { Jobs } from '../jobs.ts';
+import type { Meter } from '../limits.ts';
 import {
   fileParams,
   filePathPattern,
@@ -22,9 +23,9 @@ import type { Upload, UploadKind, Uploads } from '../uploads.ts';
 export function uploadRoutes(
   app: Api,
   kind: UploadKind,
-  deps: { store: Store; clock: Clock; newId: () => string; uploads: Uploads; jobs: Jobs },
+  deps: { store: Store; clock: Clock; newId: () => string; uploads: Uploads; jobs: Jobs; meter: Meter },
 ): void {
-  const { uploads, jobs, newId } = deps;
+  const { uploads, jobs, meter, newId } = deps;
   const base = `/v1/${kind}s`;
   const schema = kind === 'model' ? schemas.model : schemas.dataset;
   const page: z.ZodType<Page<Upload>> = kind === 'model' ? pages.models : pages.datasets;
@@ -39,7 +40,14 @@ export function uploadRoutes(
       request: { headers: idempotencyHeaders, body: jsonBody(schemas.createUpload) },
       responses: {
         201: jsonContent(schema, `The ${kind}, to be filled with its files`),
-        ...problems('invalid_request', 'idempotency_in_flight', 'idempotency_mismatch', 'payload_too_large'),
+        ...problems(
+          'invalid_request',
+          'conflict',
+          'idempotency_in_flight',
+          'idempotency_mismatch',
+          'payload_too_large',
+          'quota_exceeded',
+        ),
       },
     }),
     async (c) => {
@@ -50,7 +58,13 @@ export function uploadRoutes(
         key: c.req.valid('header')['idempotency-key'],
         request: { route: `POST ${base}`, body },
         newId,
-        create: (id) => uploads.create(tenant, id, body),
+        create: async (id) => {
+          await meter.checkUpload(
+            tenant,
+            body.files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+          );
+          return uploads.create(tenant, id, body);
+        },
         created: (id) => uploads.created(tenant, id),
       });
       c.header('Location', `${base}/${answer.id}`);

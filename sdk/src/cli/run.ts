@@ -13,6 +13,7 @@ import { generateCommand } from './generate.ts';
 import { inspectCommand } from './inspect.ts';
 import { Interrupted, note, paintFor, print, printJson, type Io } from './io.ts';
 import { jobsCommand } from './jobs.ts';
+import { keysCommand } from './keys.ts';
 import { serveCommand } from './serve.ts';
 
 const { version } = packageJson;
@@ -27,6 +28,7 @@ export const rootCommand = (io: Io): Command =>
       analyze: analyzeCommand(io),
       jobs: jobsCommand(io),
       serve: serveCommand(io),
+      keys: keysCommand(io),
       inspect: inspectCommand(io),
       eval: evalCommand(io),
       generate: generateCommand(io),

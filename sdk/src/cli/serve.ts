@@ -9,6 +9,7 @@ import { loadServer } from './packages.ts';
 import { defaultDataDir, serverFlags } from './server.ts';
 
 const serveOptions = z.object({
+  host: z.string().default('127.0.0.1'),
   port: z.int().min(0).max(65_535).default(7433),
   concurrency: z.int().min(1).max(64).default(1),
   retentionDays: z.int().min(1).max(36_500).optional(),
@@ -21,7 +22,8 @@ export const serveCommand = (io: Io) =>
     examples: ['cherryq serve --port 7433 --data-dir .cherryq'],
     args: {
       ...flagsOf(serveOptions, {
-        port: 'Port on 127.0.0.1; 0 takes a free one',
+        host: 'Address to listen on; any but loopback asks each request for a key (cherryq keys create)',
+        port: 'Port; 0 takes a free one',
         concurrency: 'Jobs at the same time; on WebAssembly each uses one core',
         retentionDays: 'Delete jobs that ended so many days ago; without it they are kept',
       }),

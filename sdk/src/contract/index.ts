@@ -7,3 +7,4 @@ export * from './events.ts';
 export * from './artifacts.ts';
 export * from './problems.ts';
 export * from './health.ts';
+export * from './keys.ts';

@@ -14,6 +14,7 @@ export const problemCodes = {
   content_mismatch: 422,
   idempotency_mismatch: 422,
   too_many_requests: 429,
+  quota_exceeded: 429,
   internal: 500,
   unavailable: 503,
   storage_full: 507,
