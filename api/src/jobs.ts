@@ -162,6 +162,7 @@ export function createJobs(deps: {
         createdAt: now(clock),
         modelName: model.name,
         modelPrefix: models.filesPrefix(tenant, model.id),
+        modelFingerprint: model.fingerprint,
         calibrationPrefix: calibration && datasets.filesPrefix(tenant, calibration.id),
         calibrationName: calibration && calibration.name,
         evaluationPrefix: evaluation && datasets.filesPrefix(tenant, evaluation.id),

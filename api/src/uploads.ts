@@ -18,11 +18,13 @@ import {
   type Dataset,
   type Model,
   type Page,
+  type PartUpload,
   type UploadFile,
 } from 'cherryq/contract';
 import { decodeJson, deletedKey, encodeJson } from './job-log.ts';
 import { listKeys } from './list-keys.ts';
 import { findNewest, idsAfter, idsNewestFirst, indexKey } from './newest-first.ts';
+import { createPartUploads, partBytesOf, type PartUploads } from './part-uploads.ts';
 import type { Clock, Store } from './ports.ts';
 import { ProblemError } from './problems.ts';
 
@@ -59,6 +61,12 @@ export interface Uploads {
     body: ReadableStream<Uint8Array> | null,
     lengthHeader?: string,
   ): Promise<void>;
+  /** Where to send parts of a declared file, straight to the store.  @throws ProblemError (409) when there is no such way */
+  requestParts(
+    tenant: string,
+    id: string,
+    request: { path: string; parts: readonly { number: number; sha256: string }[] },
+  ): Promise<PartUpload>;
   /** Makes it usable. @throws ProblemError (409) naming the files that are missing */
   complete(tenant: string, id: string): Promise<Upload>;
   /** Removes it and its files. The caller has made sure that nothing uses it. */
@@ -130,12 +138,37 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
       ...record,
       status: has.isReady ? 'ready' : 'uploading',
       sizeBytes: record.files.reduce((sum, file) => sum + file.sizeBytes, 0),
-      files: record.files.map((file) => ({ ...file, uploaded: has.uploaded.has(file.path) })),
+      files: record.files.map((file) => ({
+        ...file,
+        uploaded: has.uploaded.has(file.path),
+        partBytes: store.direct === undefined || file.sizeBytes === 0 ? null : partBytesOf(file),
+      })),
     };
   }
 
+  async function declaredFile(tenant: string, id: string, path: string): Promise<UploadFile> {
+    const record = await readRecord(tenant, id);
+    const declared = record.files.find((file) => file.path === path);
+    if (declared !== undefined) return declared;
+    throw new ProblemError(
+      'not_found',
+      `${kind} ${id} declares no file ${path}; it declares ${summary(record.files.map((file) => file.path))}`,
+      { param: 'path' },
+    );
+  }
+
+  const partUploads = (tenant: string, id: string): PartUploads =>
+    createPartUploads(
+      { store, clock },
+      { filesPrefix: filesPrefix(tenant, id), recordsPrefix: `${prefix(tenant, id)}parts/` },
+    );
+
   return {
     filesPrefix,
+
+    async requestParts(tenant, id, { path, parts }) {
+      return partUploads(tenant, id).request(await declaredFile(tenant, id, path), parts);
+    },
 
     async create(tenant, id, request) {
       const { name, files } = request;
@@ -186,14 +219,7 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
     },
 
     async putFile(tenant, id, path, body, lengthHeader) {
-      const record = await readRecord(tenant, id);
-      const declared = record.files.find((file) => file.path === path);
-      if (declared === undefined)
-        throw new ProblemError(
-          'not_found',
-          `${kind} ${id} declares no file ${path}; it declares ${summary(record.files.map((file) => file.path))}`,
-          { param: 'path' },
-        );
+      const declared = await declaredFile(tenant, id, path);
       if (lengthHeader !== undefined && Number(lengthHeader) !== declared.sizeBytes)
         throw mismatch(path, `${declared.sizeBytes} bytes were declared, Content-Length says ${lengthHeader}`);
       const key = `${filesPrefix(tenant, id)}${path}`;
@@ -204,7 +230,9 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
     async complete(tenant, id) {
       const record = await readRecord(tenant, id);
       const uploaded = await uploadedPaths(tenant, id);
-      const missing = record.files.filter((file) => !uploaded.has(file.path)).map((file) => file.path);
+      const missing: string[] = [];
+      for (const file of record.files)
+        if (!uploaded.has(file.path) && !(await partUploads(tenant, id).finish(file))) missing.push(file.path);
       if (missing.length > 0)
         throw new ProblemError(
           'conflict',
@@ -227,8 +255,9 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
     },
 
     async remove(tenant, id) {
-      const { fingerprint } = await readRecord(tenant, id);
+      const { fingerprint, files } = await readRecord(tenant, id);
       await store.put(deletedKey(tenant, id), new Uint8Array());
+      for (const file of files) await partUploads(tenant, id).abort(file);
       // First what makes it usable, then what makes it visible, then the bulk, at last what finds it.
       await store.delete(readyKey(tenant, id));
       await store.delete(recordKey(tenant, id));

@@ -13,7 +13,7 @@ import { analysisJson } from './exporters/analysis-data.ts';
 import { renderAnalysisReport } from './exporters/analysis-report.ts';
 import { impactOf } from './impact.ts';
 import type { ImpactArtifact } from './impact-artifact.ts';
-import { named, openOriginal, windowsOf } from './job-inputs.ts';
+import { named, modelFingerprintOf, openOriginal, windowsOf } from './job-inputs.ts';
 import { readAllWeights } from './model-weights.ts';
 import { Reporter } from './progress.ts';
 import type { RunOptions } from './run-options.ts';
@@ -48,7 +48,7 @@ export async function analyzeJob(options: RunOptions): Promise<void> {
     const wanted = { draws: analysis.draws, samples: training.impactSamples, seed: training.seed };
     drawn.push({ name, draws: await named(use, () => drawWindows(windows, wanted)), sha256 });
   }
-  const modelFingerprint = await folderFingerprint(store, spec.modelPrefix);
+  const modelFingerprint = await modelFingerprintOf(store, spec);
   const calibrationFingerprint =
     spec.calibrationPrefix === null ? null : await folderFingerprint(store, spec.calibrationPrefix);
   const total = drawn.reduce((sum, { draws }) => sum + draws.reduce((count, draw) => count + draw.length, 0), 0);

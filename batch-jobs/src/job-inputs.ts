@@ -12,6 +12,7 @@ import type { OpenedModel } from './model-weights.ts';
 import { openModel } from './model-weights.ts';
 import { Reporter } from './progress.ts';
 import type { RunOptions } from './run-options.ts';
+import { folderFingerprint } from './storage/fingerprint.ts';
 import type { Store } from './storage/store.ts';
 
 /** Segments that perplexity is measured on are at most this long, as published. */
@@ -26,6 +27,17 @@ export async function openOriginal(store: Store, spec: JobSpec): Promise<OpenedM
   throw new InputError(
     'already_quantized',
     `The model "${spec.modelName}" is in CherryQ's own format already. Give the original instead.`,
+    'modelId',
+  );
+}
+
+/** Of the job's model.  @throws InputError when its files are not what was declared when they were uploaded */
+export async function modelFingerprintOf(store: Store, { modelPrefix, modelFingerprint }: JobSpec): Promise<string> {
+  const found = await folderFingerprint(store, modelPrefix);
+  if (modelFingerprint === null || found === modelFingerprint) return found;
+  throw new InputError(
+    'content_mismatch',
+    `The model's files are not those that were declared: their fingerprint is ${found}, declared was ${modelFingerprint}. Upload the model again.`,
     'modelId',
   );
 }

@@ -26,7 +26,7 @@ import type { ReportData } from './exporters/report.ts';
 import type { ImpactArtifact } from './impact-artifact.ts';
 import { impactOf } from './impact.ts';
 import type { JobFolder } from './job-folder.ts';
-import { evaluationSegmentsOf, openOriginal, tasksOf, windowsOf } from './job-inputs.ts';
+import { evaluationSegmentsOf, modelFingerprintOf, openOriginal, tasksOf, windowsOf } from './job-inputs.ts';
 import type { Measured } from './measure.ts';
 import { Measurer } from './measure.ts';
 import { methods } from './methods/registry.ts';
@@ -71,7 +71,7 @@ export async function runJob(options: RunOptions): Promise<void> {
   const evaluation = await evaluationSegmentsOf(store, spec, model);
   const tasks = await tasksOf(store, spec);
   const fingerprints = {
-    model: await folderFingerprint(store, spec.modelPrefix),
+    model: await modelFingerprintOf(store, spec),
     calibration: spec.calibrationPrefix === null ? null : await folderFingerprint(store, spec.calibrationPrefix),
     evaluation: spec.evaluationPrefix === null ? null : await folderFingerprint(store, spec.evaluationPrefix),
   };

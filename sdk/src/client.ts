@@ -58,6 +58,8 @@ export interface Call {
   json?: unknown;
   body?: RequestBody;
   headers?: Record<string, string>;
+  /** In place of the server's own address and `path`: somebody else, who gets none of our headers. */
+  url?: string;
   /** For POST; made when absent, so that a second try never does the work twice. */
   idempotencyKey?: string;
 }
@@ -117,6 +119,20 @@ export class Transport {
     });
   }
 
+  /** Sends content to an address that is not the API's, such as a store's: with its own headers, and no key of ours. */
+  async putElsewhere(
+    url: string,
+    headers: Record<string, string>,
+    content: Uint8Array<ArrayBuffer>,
+    options: RequestOptions = {},
+  ): Promise<void> {
+    const body: RequestBody = { sizeBytes: content.byteLength, open: () => content };
+    await this.#withRetries({ method: 'PUT', path: '', url, headers, body }, options, async (response, timer) => {
+      await response.arrayBuffer();
+      timer.end();
+    });
+  }
+
   async #withRetries<Result>(
     call: Call,
     options: RequestOptions,
@@ -162,13 +178,13 @@ export class Transport {
   }
 
   #send(call: Call, timer: IdleTimer, requestId: string, idempotencyKey: string | undefined): Promise<Response> {
-    const headers: Record<string, string> = {
+    const own: Record<string, string> = {
       Accept: 'application/json',
       'X-Request-Id': requestId,
       ...(this.#apiKey === undefined ? {} : { Authorization: `Bearer ${this.#apiKey}` }),
       ...(idempotencyKey === undefined ? {} : { 'Idempotency-Key': idempotencyKey }),
-      ...call.headers,
     };
+    const headers: Record<string, string> = { ...(call.url === undefined ? own : {}), ...call.headers };
     const init: RequestInit & { duplex?: 'half' } = { method: call.method, headers, signal: timer.signal };
     if (call.json !== undefined) {
       headers['Content-Type'] = 'application/json';
@@ -188,7 +204,8 @@ export class Transport {
     return this.#fetch(this.#url(call), init);
   }
 
-  #url({ path, query = {} }: Call): string {
+  #url({ path, url, query = {} }: Call): string {
+    if (url !== undefined) return url;
     const given = Object.entries(query).filter(([, value]) => value !== undefined);
     const search = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
     return `${this.baseUrl}${path}${search && `?${search}`}`;

@@ -300,6 +300,12 @@ async function downloadFile(
 }
 const maxDownloadRetries = 3;
 
+/** A large file may be with the server's store, at an address that is asked for with each try, since it does not last. */
+async function urlOf(client: CherryQ, jobId: string, path: string, signal?: AbortSignal): Promise<string | null> {
+  return (await client.artifacts.list(jobId, { signal })).find((file) => file.path === path)?.url ?? null;
+}
+const mostThroughApi = 4 * 2 ** 20;
+
 /** Fetches what the part lacks.  @returns SHA-256 of the part, then whole */
 async function continuePart(
   client: CherryQ,
@@ -314,7 +320,8 @@ async function continuePart(
   let hash = createHash('sha256');
   if (start > 0) await addFile(hash, part, signal);
   if (sizeBytes > 0) {
-    const answer = await client.artifacts.stream(jobId, path, { start, ifSha256: sha256, signal });
+    const url = sizeBytes > mostThroughApi ? await urlOf(client, jobId, path, signal) : null;
+    const answer = await client.artifacts.stream(jobId, path, { start, ifSha256: sha256, url, signal });
     if (answer.status !== 206) [start, hash] = [0, createHash('sha256')];
     let received = start;
     const count = async function* (chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {

@@ -1,6 +1,6 @@
 /** Models and datasets: sets of files, uploaded once and found again by their content. */
 import { encodePath, sha256Of, type RequestBody, type RequestOptions, type Transport } from './client.ts';
-import type { CreateUpload, Dataset, Model, Page, UploadFile } from './contract/index.ts';
+import type { CreateUpload, Dataset, Model, Page, PartUpload, UploadFile } from './contract/index.ts';
 import { everyItem } from './pages.ts';
 
 /** A file in memory, or one that is opened when it is sent and whose hash is known. */
@@ -18,6 +18,11 @@ export interface ListUploadsQuery {
 export interface UploadOptions extends RequestOptions {
   onProgress?: (progress: UploadProgress) => void;
 }
+
+/** Smaller files take the short way. */
+const mostThroughApi = 2 ** 20;
+/** Each is in memory as a whole. */
+const partsAtOnce = 4;
 
 export interface UploadProgress {
   /** The file that is being sent. */
@@ -65,6 +70,15 @@ export class Uploads<Upload extends Model | Dataset> {
     return this.#transport.json({ method: 'PUT', path: `${this.#of(id)}/files/${encodePath(path)}`, body }, options);
   }
 
+  /** Where to send parts of a file straight to the store, for servers whose files have `partBytes`. */
+  requestParts(
+    id: string,
+    request: { path: string; parts: { number: number; sha256: string }[] },
+    options?: RequestOptions,
+  ): Promise<PartUpload> {
+    return this.#transport.json({ method: 'POST', path: `${this.#of(id)}/parts`, json: request }, options);
+  }
+
   complete(id: string, options?: RequestOptions): Promise<Upload> {
     return this.#transport.json({ method: 'POST', path: `${this.#of(id)}/complete` }, options);
   }
@@ -81,18 +95,55 @@ export class Uploads<Upload extends Model | Dataset> {
     const found = await this.#find(await fingerprintOf(files), request.name, rest);
     if (found?.status === 'ready') return found;
     const upload = found ?? (await this.create({ name: request.name, files }, rest));
-    const lacking = new Set(upload.files.filter((file) => !file.uploaded).map((file) => file.path));
+    const lacking = new Map(upload.files.filter((file) => !file.uploaded).map((file) => [file.path, file.partBytes]));
     const toSend = sources.filter((source) => lacking.has(source.path));
     const totalBytes = toSend.reduce((sum, source) => sum + source.sizeBytes, 0);
     let sentBytes = 0;
     for (const source of toSend) {
       const report = (bytes: number): void =>
         onProgress?.({ path: source.path, sentBytes: sentBytes + bytes, totalBytes });
-      await this.putFile(upload.id, source.path, counted(source, report), rest);
+      const partBytes = lacking.get(source.path) ?? null;
+      if (partBytes === null || source.sizeBytes <= mostThroughApi)
+        await this.putFile(upload.id, source.path, counted(source, report), rest);
+      else await this.#sendParts(upload.id, source, partBytes, report, rest);
       sentBytes += source.sizeBytes;
       report(0);
     }
     return this.complete(upload.id, rest);
+  }
+
+  /** A few parts at a time; those that are there already are only read, for their hash. */
+  async #sendParts(
+    id: string,
+    source: UploadFile & RequestBody,
+    partBytes: number,
+    onBytes: (bytes: number) => void,
+    options: RequestOptions,
+  ): Promise<void> {
+    const sending = new Set<Promise<void>>();
+    let done = 0;
+    const send = async (number: number, content: Uint8Array<ArrayBuffer>): Promise<void> => {
+      const sha256 = await sha256Of(content);
+      const request = { path: source.path, parts: [{ number, sha256 }] };
+      const [part] = (await this.requestParts(id, request, options)).parts;
+      if (part !== undefined && !part.uploaded)
+        await this.#transport.putElsewhere(part.url, part.headers, content, options);
+      onBytes((done += content.byteLength));
+    };
+    let number = 0;
+    try {
+      for await (const content of inParts(source, partBytes)) {
+        const sent = send(++number, content).finally(() => sending.delete(sent));
+        sending.add(sent);
+        // What goes wrong is thrown where it is awaited.
+        sent.catch(() => undefined);
+        if (sending.size >= partsAtOnce) await Promise.race(sending);
+      }
+    } finally {
+      await Promise.allSettled([...sending]).then((ends) => {
+        for (const end of ends) if (end.status === 'rejected') throw end.reason;
+      });
+    }
   }
 
   /** Something of equal content: best ready and of the same name. */
@@ -104,6 +155,33 @@ export class Uploads<Upload extends Model | Dataset> {
 
   #of(id: string): string {
     return `${this.#path}/${encodeURIComponent(id)}`;
+  }
+}
+
+/** The content of a file, cut; a part is never changed once it is out. */
+async function* inParts({ open }: RequestBody, partBytes: number): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  const content = open();
+  const stream = content instanceof ReadableStream ? content : new Blob([content]).stream();
+  const reader = stream.getReader();
+  let part = new Uint8Array(partBytes);
+  let length = 0;
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      for (let at = 0; at < value.byteLength;) {
+        const taken = value.subarray(at, at + partBytes - length);
+        part.set(taken, length);
+        at += taken.byteLength;
+        length += taken.byteLength;
+        if (length < partBytes) continue;
+        yield part;
+        [part, length] = [new Uint8Array(partBytes), 0];
+      }
+    }
+    if (length > 0) yield part.slice(0, length);
+  } finally {
+    await reader.cancel().catch(() => undefined);
   }
 }
 

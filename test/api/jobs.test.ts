@@ -259,7 +259,7 @@ describe('artifacts', () => {
 
   it('are listed from the manifest, and only of a job that has succeeded', async () => {
     const list = await read(await busy.app.request(address()), 200, artifactListSchema);
-    expect(list.data[0]).toEqual({ path: 'model/weights.bin', sizeBytes: 16, sha256: sha256(body) });
+    expect(list.data[0]).toEqual({ path: 'model/weights.bin', sizeBytes: 16, sha256: sha256(body), url: null });
     const { id } = await createPlannedJob(idle, 'succeed');
     const early = await idle.app.request(`/v1/jobs/${id}/artifacts`);
     expect((await readProblem(early, 'conflict')).detail).toContain('is queued');

@@ -3,7 +3,7 @@
  * go on where it broke off. A file's ETag is its SHA-256, so `If-Range` and `If-None-Match` compare content.
  */
 import { createRoute, z } from '@hono/zod-openapi';
-import type { ArtifactFile, Manifest } from 'cherryq/contract';
+import type { Artifact, ArtifactFile, Manifest } from 'cherryq/contract';
 import { createHash } from 'node:crypto';
 import { jobRef } from '../job-log.ts';
 import type { Jobs } from '../jobs.ts';
@@ -12,6 +12,8 @@ import type { JobRef, Store } from '../ports.ts';
 import { ProblemError } from '../problems.ts';
 
 const manifestPath = 'manifest.json';
+/** Where the store gives files out itself, larger ones are not for a function whose answers are limited to 6 MB, in base64. */
+const mostThroughApi = 4 * 2 ** 20;
 const tags = ['artifacts'];
 
 export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: Jobs }): void {
@@ -25,8 +27,15 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
       responses: { 200: jsonContent(schemas.artifacts, 'The files'), ...problems('not_found', 'conflict') },
     }),
     async (c) => {
-      const { manifest } = await jobs.manifest(c.var.tenant, c.req.valid('param').id);
-      return c.json({ object: 'list' as const, data: manifest.files, hasMore: false as const }, 200);
+      const { id } = c.req.valid('param');
+      const { manifest, folder } = await jobs.manifest(c.var.tenant, id);
+      const { prefix } = jobRef(c.var.tenant, id);
+      const withUrl = async (file: ArtifactFile): Promise<Artifact> => ({
+        ...file,
+        url: (await store.direct?.downloadUrl(`${prefix}/${folder}/${file.path}`)) ?? null,
+      });
+      const data = await Promise.all(manifest.files.map(withUrl));
+      return c.json({ object: 'list' as const, data, hasMore: false as const }, 200);
     },
   );
 
@@ -54,6 +63,7 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
           content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
         },
         304: { description: 'The client has it already' },
+        307: { description: 'The file is large, and the store gives it out itself: at Location, for an hour' },
         ...problems('invalid_request', 'not_found', 'conflict', 'range_not_satisfiable'),
       },
     }),
@@ -75,6 +85,8 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
       if (range) headers['Content-Range'] = `bytes ${start}-${end - 1}/${file.sizeBytes}`;
       const status = range ? 206 : 200;
       if (c.req.method === 'HEAD') return new Response(null, { status, headers });
+      if (store.direct !== undefined && end - start > mostThroughApi)
+        return c.redirect(await store.direct.downloadUrl(prefix + path), 307);
       const body = await store.stream(prefix + path, { start, end });
       if (body === null) throw new Error(`artifact ${path} of job ${id} is in its manifest but not in the store`);
       return new Response(body, { status, headers });

@@ -125,6 +125,21 @@ export function uploadRoutes(
   app.openapi(
     createRoute({
       method: 'post',
+      path: `${base}/{id}/parts`,
+      tags,
+      summary: 'Where to send parts of a large file, straight to the store; each is checked by its SHA-256',
+      request: { params: idParams, body: jsonBody(schemas.requestParts) },
+      responses: {
+        200: jsonContent(schemas.partUpload, 'An address for each part, good for an hour'),
+        ...problems('invalid_request', 'not_found', 'conflict', 'payload_too_large'),
+      },
+    }),
+    async (c) => c.json(await uploads.requestParts(c.var.tenant, c.req.valid('param').id, c.req.valid('json')), 200),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'post',
       path: `${base}/{id}/complete`,
       tags,
       summary: `Make the ${kind} usable, once all its files are there`,

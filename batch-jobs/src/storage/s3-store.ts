@@ -13,6 +13,7 @@ import type { S3Client, S3ClientConfig } from '@aws-sdk/client-s3';
 import { InputError, TransientError, messageOf } from '../errors.ts';
 import { checkByteRange } from './byte-range.ts';
 import { compareKeys, deletionParts, folderSegments, keySegments, prefixParts } from './keys.ts';
+import { createS3Direct } from './s3-direct.ts';
 import type * as S3Sdk from './s3-sdk.ts';
 import type { ByteRange, PutOptions, Store, StoredObject } from './store.ts';
 
@@ -45,6 +46,11 @@ const writerMark = 'cherryq-writer';
 export class S3Store implements Store {
   readonly #options: Required<Omit<S3StoreOptions, 'client'>> & Pick<S3StoreOptions, 'client'>;
   #opened: Promise<{ sdk: Sdk; client: S3Client }> | undefined;
+  readonly direct = createS3Direct({
+    sdk: () => this.#sdk(),
+    place: (key) => this.#place(key),
+    asking: (key, ask) => this.#asking('write', key, ask),
+  });
 
   constructor({ bucket, prefix = '', partBytes = defaultPartBytes, client }: S3StoreOptions) {
     if (prefix !== '') keySegments(prefix);
@@ -214,6 +220,7 @@ export class S3Store implements Store {
   }
 
   #place(key: string): { Bucket: string; Key: string } {
+    keySegments(key);
     return { Bucket: this.#options.bucket, Key: this.#options.prefix + key };
   }
 

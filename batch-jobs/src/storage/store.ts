@@ -24,6 +24,43 @@ export interface Store {
   folders(prefix: string): Promise<string[]>;
   delete(key: string): Promise<void>;
   deletePrefix(prefix: string): Promise<void>;
+  /** Ways past this process, straight between a client and the store; absent where there are none. */
+  readonly direct?: DirectAccess;
+}
+
+/** A request that a client may send to the store itself. */
+export interface DirectRequest {
+  readonly url: string;
+  /** Without them the request is refused. */
+  readonly headers: Readonly<Record<string, string>>;
+}
+
+export interface StoredPart {
+  /** From 1. */
+  readonly number: number;
+  readonly sizeBytes: number;
+  /** Hexadecimal. */
+  readonly sha256: string | null;
+  readonly etag: string;
+}
+
+/** An object in parts, each checked by the store against its SHA-256; visible once it is finished. */
+export interface DirectAccess {
+  /** How long addresses are good. */
+  readonly expiresInSeconds: number;
+  /** @returns an id for the calls below */
+  begin(key: string): Promise<string>;
+  partRequest(
+    key: string,
+    uploadId: string,
+    part: { number: number; sizeBytes: number; sha256: string },
+  ): Promise<DirectRequest>;
+  /** @returns null when there is no such upload any more */
+  parts(key: string, uploadId: string): Promise<StoredPart[] | null>;
+  /** An object that is there already is left alone. */
+  finish(key: string, uploadId: string, parts: readonly StoredPart[]): Promise<void>;
+  abort(key: string, uploadId: string): Promise<void>;
+  downloadUrl(key: string): Promise<string>;
 }
 
 export interface PutOptions {

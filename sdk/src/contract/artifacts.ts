@@ -30,11 +30,18 @@ export const manifestSchema = z.object({
   files: z.array(artifactFileSchema),
 });
 
+/** A file of the manifest, and where to fetch it. */
+export const artifactSchema = artifactFileSchema.extend({
+  /** Address in the store itself, good for an hour and for ranges; null: the file comes from the API. */
+  url: z.string().nullable(),
+});
+
 export const artifactListSchema = z.object({
   object: z.literal('list'),
-  data: z.array(artifactFileSchema),
+  data: z.array(artifactSchema),
   hasMore: z.literal(false),
 });
 
+export type Artifact = z.infer<typeof artifactSchema>;
 export type ArtifactFile = z.infer<typeof artifactFileSchema>;
 export type Manifest = z.infer<typeof manifestSchema>;

@@ -68,6 +68,8 @@ export const jobSpecSchema = createJobSchema.extend({
   /** Store prefixes, each ending in a slash; the files lie under them by path. */
   modelPrefix: z.string(),
   calibrationPrefix: z.string().nullable(),
+  /** Of the model, as its files were declared; the worker compares them with what it reads. */
+  modelFingerprint: z.string().nullable().default(null),
   /** Of the calibration set. */
   calibrationName: z.string().nullable().default(null),
   evaluationPrefix: z.string().nullable(),

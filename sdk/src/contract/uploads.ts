@@ -20,6 +20,35 @@ export const createUploadSchema = z.strictObject({
     .refine((files) => new Set(files.map((file) => file.path)).size === files.length, 'names the same path twice'),
 });
 
+export const requestPartsSchema = z.strictObject({
+  path: filePathSchema,
+  parts: z
+    .array(z.strictObject({ number: z.int().min(1).max(10_000), sha256: sha256Schema }))
+    .min(1)
+    .max(100),
+});
+
+/** Where to send parts of a file: each with PUT, its bytes as the body, and the headers as given. */
+export const partUploadSchema = z.object({
+  object: z.literal('part_upload'),
+  path: filePathSchema,
+  /** Of every part but the last. */
+  partBytes: z.number().int(),
+  expiresAt: timestampSchema,
+  parts: z.array(
+    z.object({
+      number: z.number().int(),
+      /** Of its first byte in the file. */
+      start: z.number().int(),
+      sizeBytes: z.number().int(),
+      /** Whether it is there, and need not be sent. */
+      uploaded: z.boolean(),
+      url: z.string(),
+      headers: z.record(z.string(), z.string()),
+    }),
+  ),
+});
+
 const uploadFields = {
   id: idSchema,
   name: z.string(),
@@ -28,7 +57,13 @@ const uploadFields = {
   /** SHA-256 over the sorted `path sha256` lines: equal for equal content, so a client can find what it uploaded before. */
   fingerprint: sha256Schema,
   sizeBytes: z.number().int(),
-  files: z.array(uploadFileSchema.extend({ uploaded: z.boolean() })),
+  files: z.array(
+    uploadFileSchema.extend({
+      uploaded: z.boolean(),
+      /** Size of the parts in which it can be sent straight to the store; null: it is sent whole, with PUT. */
+      partBytes: z.number().int().nullable(),
+    }),
+  ),
 };
 
 export const modelSchema = z.object({ object: z.literal('model'), ...uploadFields });
@@ -40,6 +75,7 @@ export const listUploadsQuerySchema = z.strictObject({
   fingerprint: sha256Schema.optional(),
 });
 
+export type PartUpload = z.infer<typeof partUploadSchema>;
 export type UploadFile = z.infer<typeof uploadFileSchema>;
 export type CreateUpload = z.input<typeof createUploadSchema>;
 export type Model = z.infer<typeof modelSchema>;
