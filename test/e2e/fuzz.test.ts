@@ -100,7 +100,7 @@ it.runIf(program !== null)('the API keeps its word under fuzzing, for two tenant
       ...['--max-examples', String(examples), '--phases', 'coverage,fuzzing,stateful', '--request-timeout', '20'],
       ...['--generation-database', 'none', '--continue-on-failure', '--no-color'],
     ];
-    const { stdout } = await promisify(execFile)(program ?? '', args, { maxBuffer: 2 ** 26 }).catch(
+    const { stdout } = await promisify(execFile)(program ?? '', args, { cwd: api.folder, maxBuffer: 2 ** 26 }).catch(
       (error: { stdout?: string; stderr?: string }) => {
         throw new Error(`schemathesis found something:\n${error.stdout?.slice(-6000)}${error.stderr}`);
       },
