@@ -9,6 +9,7 @@ export default defineConfig({
       { find: /^cherryq\/node$/, replacement: source('./sdk/src/node.ts') },
       { find: /^cherryq$/, replacement: source('./sdk/src/index.ts') },
       { find: /^@cherryq\/api\/serve$/, replacement: source('./api/src/serve.ts') },
+      { find: /^@cherryq\/batch-jobs\/planning$/, replacement: source('./batch-jobs/src/planning.ts') },
       { find: /^@cherryq\/batch-jobs\/storage$/, replacement: source('./batch-jobs/src/storage/index.ts') },
       { find: /^@cherryq\/batch-jobs$/, replacement: source('./batch-jobs/src/index.ts') },
     ],

@@ -24,6 +24,7 @@ const ownPackages = [
   '@cherryq/api/serve',
   '@cherryq/batch-jobs',
   '@cherryq/batch-jobs/storage',
+  '@cherryq/batch-jobs/planning',
   'cherryq',
   'cherryq/node',
 ];
@@ -40,6 +41,7 @@ const entries = [
       'batch-jobs/src/index.ts',
       'batch-jobs/src/main.ts',
       'batch-jobs/src/storage/index.ts',
+      'batch-jobs/src/planning.ts',
       'batch-jobs/src/numeric/host-worker.ts',
     ],
     outbase: 'batch-jobs/src',

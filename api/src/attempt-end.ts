@@ -67,7 +67,8 @@ export function givenUp(error: JobError, attempts: number): JobError {
     error.code === 'worker_crashed'
       ? ' Close other programs, use a machine with more memory, or lower training.batchSize and training.sequenceLength.'
       : ' Create the job again when the cause is gone.';
-  return { ...error, message: `${attempts} attempts in a row ended before a checkpoint. ${error.message}${advice}` };
+  const count = attempts === 1 ? 'The only attempt ended' : `${attempts} attempts in a row ended`;
+  return { ...error, message: `${count} before a checkpoint. ${error.message}${advice}` };
 }
 
 /** Makes a job's state final, unless it is. */

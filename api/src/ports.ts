@@ -20,7 +20,7 @@ export interface Queue {
   /** The same with a job whose state the caller has made `paused`; `submit` takes it again. */
   pause(job: JobRef): Promise<void>;
   /** @throws when the queue cannot take jobs */
-  describe(): Promise<{ waiting: number; running: number }>;
+  check(): Promise<void>;
   /** Stops workers so that their jobs can go on later: asks, waits `graceMs`, then kills. */
   close(options: { graceMs: number }): Promise<void>;
 }

@@ -12,7 +12,7 @@
  * A claim that was not followed by an id is looked up in Batch by the job's name, which nobody else uses, before anybody
  * submits again. What Batch says of a job comes by its events; `reconcile` asks for what was missed.
  */
-import type { BatchClient, BatchClientConfig, JobDetail, JobStatus } from '@aws-sdk/client-batch';
+import type { BatchClient, BatchClientConfig, JobDetail } from '@aws-sdk/client-batch';
 import { exitCodes, terminalStatuses, type JobError } from 'cherryq/contract';
 import { createNumbered, numberedKey, readLatestNumbered } from '@cherryq/batch-jobs/storage';
 import { decodeTime } from 'ulid';
@@ -65,7 +65,7 @@ export interface BatchQueue extends Queue {
 }
 
 /** What an event and `DescribeJobs` have in common. */
-export type BatchDetail = Pick<JobDetail, 'jobId' | 'jobName' | 'status' | 'statusReason'> & {
+export type BatchDetail = Pick<JobDetail, 'jobId' | 'jobName' | 'status' | 'statusReason' | 'attempts'> & {
   readonly container?: {
     readonly exitCode?: number;
     readonly reason?: string;
@@ -279,7 +279,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       return false;
     }
     logger({ level: 'error', message: `job ${job.id}: ${end.error.message}`, batchJobId: detail.jobId });
-    await failJob(store, job, clock, end.again ? givenUp(end.error, batchAttempts) : end.error);
+    await failJob(store, job, clock, end.again ? givenUp(end.error, detail.attempts?.length || 1) : end.error);
     return true;
   }
 
@@ -311,7 +311,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
 
     pause,
 
-    async describe() {
+    async check() {
       const { sdk, client } = await batch();
       const { jobQueues = [] } = await client.send(new sdk.DescribeJobQueuesCommand({ jobQueues: [jobQueue] }));
       const [found] = jobQueues;
@@ -319,14 +319,6 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
         const state = found === undefined ? 'is not there' : `is ${found.state} and ${found.status}`;
         throw new Error(`the job queue ${jobQueue} of AWS Batch ${state}${explained(found?.statusReason)}`);
       }
-      const count = async (statuses: readonly JobStatus[]): Promise<number> => {
-        const pages = statuses.map((jobStatus) => client.send(new sdk.ListJobsCommand({ jobQueue, jobStatus })));
-        return (await Promise.all(pages)).reduce((sum, { jobSummaryList = [] }) => sum + jobSummaryList.length, 0);
-      };
-      return {
-        waiting: await count(['SUBMITTED', 'PENDING', 'RUNNABLE']),
-        running: await count(['STARTING', 'RUNNING']),
-      };
     },
 
     // Batch goes on by itself.

@@ -191,7 +191,7 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
       return Promise.resolve();
     },
 
-    describe: () => Promise.resolve({ waiting: waiting.size, running: running.size }),
+    check: () => Promise.resolve(),
 
     async close({ graceMs: killAfterMs }) {
       closed = true;

@@ -1,18 +1,10 @@
 /** Liveness, readiness and what this installation can do. Open to all; nothing secret in them. */
 import { createRoute } from '@hono/zod-openapi';
+import { supportedArchitectures } from '@cherryq/batch-jobs/planning';
 import { artifactFormats, bitWidths, methodNames, type Capabilities } from 'cherryq/contract';
 import { jsonContent, problems, schemas, type Api } from '../openapi.ts';
 import type { Logger, Queue, Store } from '../ports.ts';
 
-/** Values of `architectures` in a model's config.json that the trainer reads. */
-const architectures = [
-  'LlamaForCausalLM',
-  'MistralForCausalLM',
-  'Qwen2ForCausalLM',
-  'Qwen3ForCausalLM',
-  'GemmaForCausalLM',
-  'Phi3ForCausalLM',
-];
 const tags = ['service'];
 
 export function healthRoutes(app: Api, deps: { store: Store; queue: Queue; version: string; logger: Logger }): void {
@@ -43,7 +35,7 @@ export function healthRoutes(app: Api, deps: { store: Store; queue: Queue; versi
     }),
     async (c) => {
       try {
-        await Promise.all([store.list('tenants/', { limit: 1 }), queue.describe()]);
+        await Promise.all([store.list('tenants/', { limit: 1 }), queue.check()]);
         return c.json({ status: 'ok' as const, version }, 200);
       } catch (error) {
         logger({ level: 'error', message: 'not ready: store or queue cannot be reached', error });
@@ -63,7 +55,7 @@ export function healthRoutes(app: Api, deps: { store: Store; queue: Queue; versi
     (c) => {
       const capabilities: Capabilities = {
         version,
-        architectures,
+        architectures: [...supportedArchitectures],
         methods: [...methodNames],
         bits: [...bitWidths],
         formats: [...artifactFormats],

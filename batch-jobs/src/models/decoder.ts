@@ -7,6 +7,8 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor2D } from '@tensorflow/tfjs-core';
 import type { GradientConsumer, WeightSource } from './block-weights.ts';
 import { addGradients, handOnGradients, linearInputs, uploadBlock } from './block-weights.ts';
+import type { DecoderLimits } from './budgets.ts';
+import { defaultLimits, mostWindows } from './budgets.ts';
 import type { DecoderConfig } from './decoder-config.ts';
 import { embeddingName, finalNormName, headName } from './decoder-config.ts';
 import type { Ending } from './head.ts';
@@ -16,7 +18,7 @@ import { blockBackward, blockForward, createPositions, disposePositions } from '
 import type { NotFinite } from './not-finite.ts';
 import { allFinite, notFiniteInBlock, notFiniteInHead } from './not-finite.ts';
 import type { Part, Rows } from './parts.ts';
-import { addRowsByToken, embedRows, mostWindows, onDevice, partsOf, toHost, withParts } from './parts.ts';
+import { addRowsByToken, embedRows, onDevice, partsOf, toHost, withParts } from './parts.ts';
 import { cacheHolds } from './rope.ts';
 
 export type { GradientConsumer, NotFinite, WeightSource };
@@ -46,19 +48,6 @@ export interface BlockExamples {
   readonly windows: number;
   readonly length: number;
 }
-
-export interface DecoderLimits {
-  /** Logits of the head held at once. */
-  readonly logits: number;
-  /**
-   * Bytes on the device for activations kept between the forward and the backward pass. A block that finds no room has its
-   * input wait in host memory, and is run again; 0 keeps one block's on the device, whatever the depth.
-   */
-  readonly keptBytes: number;
-}
-
-/** 16 MB of logits, 512 MB of activations. */
-export const defaultLimits: DecoderLimits = { logits: 4 * 1024 * 1024, keptBytes: 512 * 1024 * 1024 };
 
 /** Of each part, what a block's backward pass starts from: its activations on the device, or its input in host memory. */
 type Step = BlockActivations | Float32Array;

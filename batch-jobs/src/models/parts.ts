@@ -5,9 +5,6 @@ import type { DecoderConfig } from './decoder-config.ts';
 import type { Positions } from './layers.ts';
 import { createPositions, disposePositions } from './layers.ts';
 
-/** Tokens run through a block at once; more are cut into several parts. */
-export const tokensAtOnce = 2048;
-
 /** Windows, all of one length, that run through the model together; a window's last token is only predicted. */
 export interface Part {
   /** [windows x (length - 1)] */
@@ -19,11 +16,6 @@ export interface Part {
 
 /** Hidden states, [tokens, hiddenSize]: in host memory, where they wait, or on the device. */
 export type Rows = Float32Array | Tensor2D;
-
-/** Windows of `length` tokens that run at once; at least one. */
-export function mostWindows(length: number): number {
-  return Math.max(1, Math.floor(tokensAtOnce / length));
-}
 
 /** Consecutive parts of `size` items; the last may be shorter. */
 export function partsOf<Item>(items: readonly Item[], size: number): Item[][] {

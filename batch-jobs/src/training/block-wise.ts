@@ -13,18 +13,19 @@
  *   relative to the target, so that it compares between blocks and AdamW's epsilon stays far below the gradients
  */
 import { InputError } from '../errors.ts';
+import { defaultHiddenBytes, tokensAtOnce } from '../models/budgets.ts';
 import type { DecoderConfig } from '../models/decoder-config.ts';
 import { blockPrefix, blockTensors, parameterKindOf } from '../models/decoder-config.ts';
 import { Decoder } from '../models/decoder.ts';
 import type { WeightSource } from '../models/decoder.ts';
 import { allFinite } from '../models/not-finite.ts';
+import { partsOf } from '../models/parts.ts';
 import { sharedFloat32 } from '../numeric/pool.ts';
 import type { TrainingArrays } from './host-weights.ts';
 import { HostWeights } from './host-weights.ts';
 import { clearMoments, createMoments, float32InMemory } from './moments.ts';
 import type { CommonTrainOptions, Divergence, StepRecord, TrainState, TrainStateOptions } from './train.ts';
 import { divergedError, inSharedMemory, takeStep } from './train.ts';
-import { partsOf, tokensAtOnce } from './walk.ts';
 
 /** `schedule.totalSteps` is that of each block. */
 export interface BlockWiseOptions extends CommonTrainOptions {
@@ -35,8 +36,6 @@ export interface BlockWiseOptions extends CommonTrainOptions {
   /** For the hidden states of both chains, and of one of them once more while it moves on to the next block. */
   readonly hiddenBytes?: number;
 }
-
-export const defaultHiddenBytes = 2 * 1024 ** 3;
 
 /** Names within a block of what is trained, with their lengths. */
 function trainedInBlock(

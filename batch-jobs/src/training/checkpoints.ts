@@ -5,7 +5,8 @@
 import type { TensorInfo } from '../formats/safetensors.ts';
 import { readTensorInto } from '../formats/safetensors.ts';
 import type { Store } from '../storage/store.ts';
-import { momentBytes, momentsBytes, momentsSize, setMoments } from './moments.ts';
+import { momentBytes } from '../models/budgets.ts';
+import { momentsBytes, momentsSize, setMoments } from './moments.ts';
 import type { Identity, ResumePolicy } from './resume.ts';
 import { openGeneration, saveGeneration } from './resume.ts';
 import type { StepRecord, TrainState } from './train.ts';

@@ -2,6 +2,7 @@
  * The weights in main memory as training sees them: latent weights, what the blocks' matrices become once quantized, and, of
  * the tensors that are trained, moments and the gradients of the step. The threads of the host (numeric/pool.ts) share the work.
  */
+import { keptQuantizedBytes } from '../models/budgets.ts';
 import type { DecoderConfig } from '../models/decoder-config.ts';
 import type { WeightSource } from '../models/decoder.ts';
 import { hostPool } from '../numeric/pool.ts';
@@ -9,9 +10,6 @@ import type { AdamWConstants, Moments, TrainedTensor } from '../numeric/train-ta
 import type { Quantizer } from './quantized-blocks.ts';
 import { QuantizedBlocks } from './quantized-blocks.ts';
 import { divide, rangesOf } from './ranges.ts';
-
-/** Bytes of quantized matrices that are kept for a step; what is beyond is quantized whenever it is read. */
-export const keptQuantizedBytes = 512 * 1024 * 1024;
 
 /** What training a tensor takes besides the tensor; in shared memory. */
 export interface TrainingArrays {

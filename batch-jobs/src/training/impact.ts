@@ -13,10 +13,8 @@ import type { DecoderConfig } from '../models/decoder-config.ts';
 import { isLinear, tensorShapes } from '../models/decoder-config.ts';
 import type { WeightSource } from '../models/decoder.ts';
 import { Decoder } from '../models/decoder.ts';
-import { partsOf, tokensAtOnce, walkLength } from './walk.ts';
-
-/** Windows that share a walk over the blocks: a walk is what a stop must wait for. */
-const mostWindows = 8;
+import { tokensAtOnce, windowsInWalk } from '../models/budgets.ts';
+import { partsOf } from '../models/parts.ts';
 
 /** Sums over tokens of each input of a layer: of its magnitude and of its square, [in] each. */
 export interface InputSums {
@@ -52,11 +50,6 @@ export interface ImpactRequest {
   readonly sums?: ImpactSums;
   /** Called after each walk with the sums so far; what it throws ends the measurement. */
   readonly onWalk?: (sums: ImpactSums) => Promise<void>;
-}
-
-/** Windows of `length` tokens that share a walk. */
-export function windowsInWalk(config: DecoderConfig, length: number): number {
-  return Math.max(Math.floor(tokensAtOnce / length), Math.min(mostWindows, walkLength(config, length)));
 }
 
 /**

@@ -5,17 +5,19 @@
  */
 import type { Scheme, Training } from 'cherryq/contract';
 import type { EngineName } from '../engine/engine.ts';
+import {
+  defaultHiddenBytes,
+  defaultLimits,
+  keptQuantizedBytes,
+  momentBytes,
+  mostWindows,
+  walkLength,
+  windowsInWalk,
+} from '../models/budgets.ts';
 import type { DecoderConfig } from '../models/decoder-config.ts';
 import { blockPrefix, blockTensors, isLinear, parameterKindOf, tensorShapes } from '../models/decoder-config.ts';
-import { defaultLimits } from '../models/decoder.ts';
 import type { GradientReduction } from '../models/layers.ts';
-import { mostWindows } from '../models/parts.ts';
 import { cherryCount } from '../numeric/quantizer.ts';
-import { defaultHiddenBytes } from './block-wise.ts';
-import { keptQuantizedBytes } from './host-weights.ts';
-import { windowsInWalk } from './impact.ts';
-import { momentBytes } from './moments.ts';
-import { walkLength } from './walk.ts';
 
 export interface MemoryRequest {
   readonly config: DecoderConfig;

@@ -10,6 +10,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { open, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { momentBytes } from '../models/budgets.ts';
 import { isInFile } from '../numeric/train-tasks.ts';
 import type { Moments, MomentsDtype } from '../numeric/train-tasks.ts';
 import { sharedBytes } from '../numeric/pool.ts';
@@ -33,9 +34,6 @@ export interface MomentsStore {
 
 /** Of one tensor. */
 export type MomentsPart = 'first' | 'second';
-
-/** Bytes of one number. */
-export const momentBytes: Readonly<Record<MomentsDtype, number>> = { float32: 4, bfloat16: 2 };
 
 const stretchBytes = 2 ** 22;
 const readAt = promisify(readFile);

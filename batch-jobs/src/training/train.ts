@@ -18,7 +18,8 @@ import { createMoments, float32InMemory } from './moments.ts';
 import type { Quantizer } from './quantized-blocks.ts';
 import type { ScheduleSettings } from './schedule.ts';
 import { learningRateAt } from './schedule.ts';
-import { partsOf, tokensAtOnce, walkLength } from './walk.ts';
+import { tokensAtOnce, walkLength } from '../models/budgets.ts';
+import { partsOf } from '../models/parts.ts';
 
 /** What training end to end and block by block have in common. */
 export interface CommonTrainOptions {

@@ -297,10 +297,22 @@ describe('the end of a Batch job', () => {
     ],
     [
       'ten reclaimed machines without a checkpoint',
-      { status: 'FAILED', statusReason: 'Host EC2 (instance i-1) terminated.', container: {} },
+      {
+        status: 'FAILED',
+        statusReason: 'Host EC2 (instance i-1) terminated.',
+        container: {},
+        attempts: Array.from({ length: 10 }, () => ({})),
+      },
       'service',
       'worker_interrupted',
       /10 attempts in a row/,
+    ],
+    [
+      'a kill that Batch does not repeat',
+      { ...failed(137), attempts: [{}] },
+      'service',
+      'worker_crashed',
+      /^The only attempt ended before a checkpoint/,
     ],
   ])('by %s fails the job and says whose fault it is', async (_, detail, fault, code, message) => {
     const job = await create();
@@ -392,19 +404,10 @@ describe('while a job waits', () => {
 });
 
 describe('the queue', () => {
-  it('says how many wait and run', async () => {
-    for (let i = 0; i < 3; i++) await create();
-    become(0, { status: 'RUNNING' });
-    become(1, { status: 'RUNNABLE' });
-    become(2, { status: 'FAILED' });
-    expect(await at.queue.describe()).toEqual({ waiting: 1, running: 1 });
-  });
-
   it('that cannot take jobs says why', async () => {
+    await at.queue.check();
     at.batch.queueState = { state: 'ENABLED', status: 'INVALID', statusReason: 'no compute environment' };
-    await expect(at.queue.describe()).rejects.toThrow(
-      'gpus of AWS Batch is ENABLED and INVALID: no compute environment',
-    );
+    await expect(at.queue.check()).rejects.toThrow('gpus of AWS Batch is ENABLED and INVALID: no compute environment');
   });
 
   it('goes on with the other jobs when one cannot be reconciled', async () => {

@@ -119,10 +119,7 @@ describe('the queue', () => {
     const [first, second] = [await createPlannedJob(api, 'wait'), await createPlannedJob(api, 'succeed')];
     await running(first.id);
     for (const { id } of [second, first]) await api.app.request(`/v1/jobs/${id}/cancel`, { method: 'POST' });
-    await until(
-      () => api.queue.describe(),
-      (load) => load.running === 0 && load.waiting === 0,
-    );
+    await until(openJobs, (count) => count === 0);
     expect(await starts()).toHaveLength(1);
     expect((await readJob(api, first.id)).status).toBe('cancelled');
     expect(await eventTypes(first.id)).toEqual(['job.queued', 'job.started', 'job.cancelled']);

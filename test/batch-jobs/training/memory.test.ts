@@ -13,7 +13,8 @@ import { createImpactSums, sumImpact } from '../../../batch-jobs/src/training/im
 import type { MemoryNeeded, MemoryPart } from '../../../batch-jobs/src/training/memory.ts';
 import { memoryNeeded, sumOfParts } from '../../../batch-jobs/src/training/memory.ts';
 import { createTrainState } from '../../../batch-jobs/src/training/train.ts';
-import { partsOf, tokensAtOnce, walkLength } from '../../../batch-jobs/src/training/walk.ts';
+import { tokensAtOnce, walkLength } from '../../../batch-jobs/src/models/budgets.ts';
+import { partsOf } from '../../../batch-jobs/src/models/parts.ts';
 import { testEngine } from '../../support/engine.ts';
 import { peakOf } from '../../support/peak.ts';
 

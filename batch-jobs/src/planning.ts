@@ -1,0 +1,2 @@
+/** What the API may know of the trainer beside its storage. Nothing here loads an engine. */
+export { supportedArchitectures } from './models/registry.ts';
