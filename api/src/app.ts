@@ -13,6 +13,7 @@ import type { Clock, Keys, Logger, Queue, Store } from './ports.ts';
 import { ProblemError, toProblem, validationProblem } from './problems.ts';
 import { artifactRoutes } from './routes/artifacts.ts';
 import { defaultStreamOptions, eventRoutes, type StreamOptions } from './routes/events.ts';
+import { estimateRoutes } from './routes/estimates.ts';
 import { healthRoutes } from './routes/health.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { keyRoutes } from './routes/keys.ts';
@@ -87,6 +88,7 @@ export function createApp(options: AppDeps): Api {
     signal: options.signal ?? new AbortController().signal,
   });
   artifactRoutes(app, deps);
+  estimateRoutes(app, deps);
   keyRoutes(app, { keyring, meter });
 
   app.get('/openapi.json', (c) => c.json(openApiDocument(app, version)));

@@ -6,6 +6,7 @@ import {
   manifestSchema,
   terminalStatuses,
   type createJobSchema,
+  type Estimate,
   type listJobsQuerySchema,
   type Job,
   type JobEvent,
@@ -16,6 +17,7 @@ import {
   type Page,
 } from 'cherryq/contract';
 import type { z } from 'zod';
+import { InputError } from '@cherryq/batch-jobs/storage';
 import {
   advanceState,
   appendEvents,
@@ -30,6 +32,7 @@ import {
 } from './job-log.ts';
 import type { JobReader, JobRecord } from './job-reader.ts';
 import { listKeys } from './list-keys.ts';
+import { keptOf, type Estimator } from './estimates.ts';
 import { findNewest, idsAfter, idsNewestFirst } from './newest-first.ts';
 import type { Meter } from './limits.ts';
 import type { Clock, JobRef, Queue, Store } from './ports.ts';
@@ -45,6 +48,8 @@ export interface Jobs {
   create(tenant: string, id: string, request: JobRequest): Promise<Job>;
   /** The job as it was when it had been created and handed over; null when it was not. */
   created(tenant: string, id: string): Promise<Job | null>;
+  /** @throws ProblemError as `create`, and InputError for a model that the trainer does not read */
+  estimate(tenant: string, request: JobRequest): Promise<Estimate>;
   retrieve(tenant: string, id: string): Promise<Job>;
   /** Newest first. */
   list(tenant: string, query: JobQuery): Promise<Page<Job>>;
@@ -92,6 +97,7 @@ export function jobView({ spec, states, progress }: JobRecord): Job {
     formats: spec.formats,
     metadata: spec.metadata,
     retryOf: spec.retryOf,
+    estimate: spec.estimate,
     createdAt: spec.createdAt,
     startedAt: states.find((state) => state.status === 'running')?.time ?? null,
     finishedAt: ended?.time ?? null,
@@ -111,8 +117,9 @@ export function createJobs(deps: {
   models: Uploads;
   datasets: Uploads;
   meter: Pick<Meter, 'checkJob'>;
+  estimator: Estimator;
 }): Jobs {
-  const { store, queue, clock, reader, models, datasets, meter } = deps;
+  const { store, queue, clock, reader, models, datasets, meter, estimator } = deps;
 
   async function find(job: JobRef): Promise<Job | null> {
     const record = await reader.read(job);
@@ -142,6 +149,15 @@ export function createJobs(deps: {
     return isNew ? jobView({ spec, states: [], progress: null }) : retrieve(job);
   }
 
+  function estimateOf(
+    tenant: string,
+    request: JobRequest,
+    { model, calibration, evaluation, analysis }: Awaited<ReturnType<typeof inputsOf>>,
+  ): Promise<Estimate> {
+    const modelPrefix = models.filesPrefix(tenant, model.id);
+    return estimator.estimate(tenant, { request, model, modelPrefix, calibration, evaluation, analysis });
+  }
+
   const changedState = (status: JobStatus, latest: JobState | null): JobState => ({
     status,
     time: now(clock),
@@ -155,7 +171,14 @@ export function createJobs(deps: {
 
   const jobs: Jobs = {
     async create(tenant, id, request) {
-      const { model, calibration, evaluation, tasks, analysis } = await inputsOf(tenant, request, models, datasets);
+      const inputs = await inputsOf(tenant, request, models, datasets);
+      const { model, calibration, evaluation, tasks, analysis } = inputs;
+      const estimate = await estimateOf(tenant, request, inputs).catch((error: unknown) => {
+        // What is wrong with the model, the worker says, in the job.
+        if (error instanceof InputError) return null;
+        throw error;
+      });
+      if (estimate?.reason) throw new ProblemError('does_not_fit', estimate.reason, { param: 'training' });
       return start(tenant, {
         ...request,
         id,
@@ -170,7 +193,12 @@ export function createJobs(deps: {
         analysisPrefixes: analysis.map(({ name, id: set }) => ({ name, prefix: datasets.filesPrefix(tenant, set) })),
         retryOf: null,
         checkpointsFrom: null,
+        estimate: estimate && keptOf(estimate),
       });
+    },
+
+    async estimate(tenant, request) {
+      return estimateOf(tenant, request, await inputsOf(tenant, request, models, datasets));
     },
 
     async retry(tenant, id, newId) {

@@ -7,11 +7,13 @@
  *     CHERRYQ_BATCH_DEFINITION   name or ARN of the job definition
  *     CHERRYQ_AUTH               `keys` where callers bring API keys; else the front has checked them, by IAM or a JWT
  *     CHERRYQ_LIMITS             what each tenant may use, as JSON (contract: `limitsSchema`); not set: as much as there is
+ *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as JSON (contract: `machineSchema`, a list), the one to prefer first
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
-import { limitsSchema, type Limits } from 'cherryq/contract';
+import { limitsSchema, machineSchema } from 'cherryq/contract';
+import { z } from 'zod';
 import { InputError, messageOf, openStore } from '@cherryq/batch-jobs/storage';
 import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } from './adapters/batch-queue.ts';
 import { frontKeys } from './adapters/front-keys.ts';
@@ -37,7 +39,17 @@ const queue: BatchQueue = createBatchQueue({
   jobQueue: setting('CHERRYQ_BATCH_QUEUE', 'the name of a job queue'),
   jobDefinition: setting('CHERRYQ_BATCH_DEFINITION', 'the name of a job definition'),
 });
-const services = createServices({ store, queue, clock: systemClock, limits: limitsSetting() });
+const services = createServices({
+  store,
+  queue,
+  clock: systemClock,
+  limits: jsonSetting('CHERRYQ_LIMITS', limitsSchema.partial(), '{"openJobs": 4}'),
+  machines: jsonSetting(
+    'CHERRYQ_MACHINES',
+    z.array(machineSchema).min(1),
+    '[{"name":"g5.2xlarge","engine":"gpu","hostBytes":32e9,"deviceBytes":24e9,"dollarsPerHour":1.2,"operationsPerSecond":4e12}]',
+  ),
+});
 const app = createApp({
   services,
   store,
@@ -67,18 +79,15 @@ function isContentTypeBinary(type: string): boolean {
   return !/^(text\/|application\/(problem\+)?json)/.test(type);
 }
 
-function limitsSetting(): Partial<Limits> {
-  const text = process.env.CHERRYQ_LIMITS;
-  if (!text) return {};
+/** @returns undefined when it is not set   @throws InputError for anything but JSON of that form */
+function jsonSetting<Value>(name: string, schema: z.ZodType<Value>, example: string): Value | undefined {
+  const text = process.env[name];
+  if (!text) return undefined;
   try {
-    return limitsSchema.partial().parse(JSON.parse(text));
+    return schema.parse(JSON.parse(text));
   } catch (cause) {
-    throw new InputError(
-      'invalid_setting',
-      `CHERRYQ_LIMITS is ${JSON.stringify(text)}; it must be a JSON object such as {"openJobs": 4}. ${messageOf(cause)}`,
-      'CHERRYQ_LIMITS',
-      { cause },
-    );
+    const message = `${name} is ${JSON.stringify(text)}; it must be JSON such as ${example}. ${messageOf(cause)}`;
+    throw new InputError('invalid_setting', message, name, { cause });
   }
 }
 

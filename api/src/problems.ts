@@ -46,6 +46,7 @@ const titles: Record<ProblemCode, string> = {
   payload_too_large: 'The body is too large',
   range_not_satisfiable: 'The range lies outside the file',
   content_mismatch: 'The content is not what was declared',
+  does_not_fit: 'The job needs more than there is',
   idempotency_mismatch: 'The idempotency key was used for another request',
   too_many_requests: 'Too many requests',
   quota_exceeded: 'A limit of the tenant is reached',

@@ -1,5 +1,7 @@
 /** What the API does, apart from how it is asked: over HTTP, on a schedule. */
-import type { Limits } from 'cherryq/contract';
+import { totalmem } from 'node:os';
+import type { Limits, Machine } from 'cherryq/contract';
+import { createEstimator } from './estimates.ts';
 import { createJobReader, type JobReader } from './job-reader.ts';
 import { createJobs, type Jobs } from './jobs.ts';
 import { createKeyring, type Keyring } from './keyring.ts';
@@ -22,6 +24,8 @@ export interface ServiceDeps {
   clock: Clock;
   /** Of tenants that have none of their own; default: none. */
   limits?: Partial<Limits>;
+  /** That jobs may run on, the one to prefer first; default: this machine. */
+  machines?: readonly Machine[];
 }
 
 export function createServices(deps: ServiceDeps): Services {
@@ -29,8 +33,23 @@ export function createServices(deps: ServiceDeps): Services {
   const models = createUploads('model', deps);
   const datasets = createUploads('dataset', deps);
   const meter = createMeter({ ...deps, models, datasets, defaults: deps.limits });
-  const jobs = createJobs({ ...deps, reader, models, datasets, meter });
+  const estimator = createEstimator({ store: deps.store, reader, machines: deps.machines ?? [thisMachine()] });
+  const jobs = createJobs({ ...deps, reader, models, datasets, meter, estimator });
   return { reader, models, datasets, jobs, keyring: createKeyring(deps), meter };
+}
+
+/** As it is found here: TensorFlow on all cores is the larger user of memory. */
+export function thisMachine(engine: Machine['engine'] = 'native'): Machine {
+  const operationsPerSecond = engine === 'native' ? 80e9 : 6e9;
+  return {
+    name: 'this machine',
+    engine,
+    startSeconds: 3,
+    hostBytes: totalmem(),
+    deviceBytes: null,
+    dollarsPerHour: null,
+    operationsPerSecond,
+  };
 }
 
 const dayMs = 86_400_000;

@@ -7,7 +7,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { schemeSchema, trainingSchema } from 'cherryq/contract';
 import { openEngine } from '../src/engine/engine.ts';
-import { gridOf, nativeConfig } from '../src/exporters/native.ts';
+import { gridOf, nativeConfig } from '../src/exporters/native-config.ts';
 import { impactOf } from '../src/impact.ts';
 import { openModel, readAllWeights } from '../src/model-weights.ts';
 import { sharedCopy } from '../src/numeric/pool.ts';

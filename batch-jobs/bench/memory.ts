@@ -14,7 +14,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
 import { schemeSchema, trainingSchema } from 'cherryq/contract';
 import type { Training } from 'cherryq/contract';
-import type { EngineName } from '../src/engine/engine.ts';
+import type { EngineName } from 'cherryq/contract';
 import type { DecoderConfig } from '../src/models/decoder-config.ts';
 import { parseModelConfig } from '../src/models/registry.ts';
 import { FolderStore } from '../src/storage/index.ts';

@@ -36,6 +36,7 @@ async function main(): Promise<number> {
       forcedEngine: process.env.CHERRYQ_ENGINE,
       scratchFolder: process.env.CHERRYQ_SCRATCH || tmpdir(),
       checkpointGapMs: checkpointGapMs(process.env.CHERRYQ_CHECKPOINT_SECONDS),
+      peakBytes: () => 1024 * process.resourceUsage().maxRSS,
       stopRequested: () => stopRequested,
     });
     return exitCodes.ok;

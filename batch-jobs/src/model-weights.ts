@@ -1,8 +1,9 @@
 /** A model folder opened for use: its config understood, its tensors checked, its weights readable as float32. */
 import type { Scheme } from 'cherryq/contract';
 import type { WeightRanges } from './exporters/exporter.ts';
-import type { NativeConfig } from './exporters/native.ts';
-import { nativeWeights, parseNativeConfig } from './exporters/native.ts';
+import type { NativeConfig } from './exporters/native-config.ts';
+import { parseNativeConfig } from './exporters/native-config.ts';
+import { nativeWeights } from './exporters/native.ts';
 import type { StoredRows } from './exporters/relative-errors.ts';
 import { plainRows } from './exporters/relative-errors.ts';
 import type { ModelFolder } from './formats/model-folder.ts';

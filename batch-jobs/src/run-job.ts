@@ -17,7 +17,7 @@ import { openEngine } from './engine/engine.ts';
 import { QualityError } from './errors.ts';
 import { missedLimits } from './evaluation/gate.ts';
 import type { CompressedModel } from './exporters/exporter.ts';
-import { gridOf, nativeConfig } from './exporters/native.ts';
+import { gridOf, nativeConfig } from './exporters/native-config.ts';
 import { exporters } from './exporters/registry.ts';
 import type { StoredRows } from './exporters/relative-errors.ts';
 import { relativeErrors } from './exporters/relative-errors.ts';
@@ -289,6 +289,7 @@ export async function runJob(options: RunOptions): Promise<void> {
     rounding: rounding.perplexity === null ? null : plain(rounding),
     compressed: { ...plain(compressedResult), bitsPerWeight: compressedResult.bitsPerWeight ?? 16 },
     hf: hf && plain(hf),
+    peakHostBytes: options.peakBytes?.() ?? null,
     trainedTokens,
     evaluatedTokens: report.evaluatedTokens,
     seconds: (Date.now() - job.firstStart.getTime()) / 1000,

@@ -12,6 +12,8 @@ export interface RunOptions {
   readonly scratchFolder: string;
   /** Time between two checkpoints of training; default 3 s, or longer where saving takes long. */
   readonly checkpointGapMs?: number;
+  /** Main memory of this process at its peak so far; absent where it also does other things. */
+  readonly peakBytes?: () => number;
   /** True once the job should stop at the next safe point, with a checkpoint. */
   readonly stopRequested: () => boolean;
 }

@@ -1,6 +1,6 @@
 /** `client.jobs`: one compression of one model. */
 import type { RequestOptions, Transport } from './client.ts';
-import type { CreateJob, Job, JobEvent, JobKind, JobStatus, Page } from './contract/index.ts';
+import type { CreateJob, Estimate, Job, JobEvent, JobKind, JobStatus, Page } from './contract/index.ts';
 import { TimeoutError } from './errors.ts';
 import { hasEnded, type Events } from './events.ts';
 import { everyItem } from './pages.ts';
@@ -53,6 +53,11 @@ export class Jobs {
   /** @example await client.jobs.create({ modelId: model.id, scheme: { method: 'rtn', bits: 4 } }) */
   create(request: CreateJob, { idempotencyKey, ...options }: CreateJobOptions = {}): Promise<Job> {
     return this.#transport.json({ method: 'POST', path: '/v1/jobs', json: request, idempotencyKey }, options);
+  }
+
+  /** What such a job would need and cost, and whether it would be taken; nothing is started. */
+  estimate(request: CreateJob, options?: RequestOptions): Promise<Estimate> {
+    return this.#transport.json({ method: 'POST', path: '/v1/estimates', json: request }, options);
   }
 
   /** One page, newest first. */

@@ -181,6 +181,7 @@ describe('self-description', () => {
       '/v1/jobs/{id}/events',
       '/v1/jobs/{id}/artifacts',
       '/v1/jobs/{id}/artifacts/{path}',
+      '/v1/estimates',
       '/v1/keys',
       '/v1/keys/{id}',
       '/v1/usage',

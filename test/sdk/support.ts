@@ -75,6 +75,7 @@ export const someJob = (fields: Partial<Job> = {}): Job => ({
   formats: ['native'],
   metadata: {},
   retryOf: null,
+  estimate: null,
   createdAt: '2026-11-23T00:00:00.000Z',
   startedAt: null,
   finishedAt: null,

@@ -27,6 +27,7 @@ export function jobRoutes(app: Api, deps: { store: Store; clock: Clock; newId: (
           'idempotency_in_flight',
           'idempotency_mismatch',
           'payload_too_large',
+          'does_not_fit',
           'quota_exceeded',
           'unavailable',
         ),

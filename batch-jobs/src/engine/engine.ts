@@ -3,6 +3,7 @@
  * order; `CHERRYQ_ENGINE` forces one. TensorFlow.js is frozen at 4.22, so what is slow or missing in an engine is mended
  * here, and nothing outside this folder knows which engine runs.
  */
+import { engineNames, type EngineName } from 'cherryq/contract';
 import * as tf from '@tensorflow/tfjs-core';
 import { InputError } from '../errors.ts';
 import { registerComposedKernels } from './composed-kernels.ts';
@@ -13,9 +14,6 @@ import { wasmBackend } from './wasm-backend.ts';
 import { registerWasmKernels } from './wasm-kernels.ts';
 import type { EngineMemory } from './wasm-memory.ts';
 import { boundWasmMemory, wasmMemory } from './wasm-memory.ts';
-
-export const engineNames = ['gpu', 'native', 'wasm', 'cpu'] as const;
-export type EngineName = (typeof engineNames)[number];
 
 export interface Engine {
   readonly name: EngineName;

@@ -6,7 +6,7 @@ import { hostPool } from '../numeric/pool.ts';
 import { cherriesOfRows, noCherries } from '../numeric/quantizer.ts';
 import type { Exporter } from './exporter.ts';
 import { halfPrecision } from './exporter.ts';
-import { gridOf, nativeConfig } from './native.ts';
+import { gridOf, nativeConfig } from './native-config.ts';
 import type { RowWork } from './row-stream.ts';
 import { RowStream, checkLargest, halfTensor, outputs } from './row-stream.ts';
 

@@ -2,114 +2,33 @@
  * The native format: integers, scales and cherries in one safetensors file; docs/format.md specifies every byte. Reader and
  * writer stand side by side.
  */
-import type { Scheme } from 'cherryq/contract';
 import { InputError } from '../errors.ts';
 import type { TensorInfo, TensorToWrite } from '../formats/safetensors.ts';
 import { readTensor, readTensorBytes, readTensorInto } from '../formats/safetensors.ts';
 import { packedBytes, unpackRows } from '../numeric/bit-packing.ts';
 import { float32ToFloat16 } from '../numeric/dtypes.ts';
 import { hostPool } from '../numeric/pool.ts';
-import type { PackedRows } from '../numeric/quantize-tasks.ts';
-import { packedSizes } from '../numeric/quantize-tasks.ts';
-import type { Cherries, Grid, LevelKind, QuantizedMatrix } from '../numeric/quantizer.ts';
+import type { PackedRows } from '../numeric/packed-rows.ts';
+import { packedSizes } from '../numeric/packed-rows.ts';
+import type { Cherries, Grid, QuantizedMatrix } from '../numeric/quantizer.ts';
 import {
   cherriesOfRows,
   cherryCount,
   dequantizeMatrix,
   groupCount,
   noCherries,
-  publishedLevels,
   storedColumns,
 } from '../numeric/quantizer.ts';
 import type { Store } from '../storage/store.ts';
 import type { Exporter, WeightRanges } from './exporter.ts';
 import { halfPrecision } from './exporter.ts';
+import type { NativeConfig } from './native-config.ts';
+import { gridOf, nativeConfig } from './native-config.ts';
 import type { StoredRows } from './relative-errors.ts';
 import type { RowWork } from './row-stream.ts';
 import { RowStream, checkLargest, halfTensor } from './row-stream.ts';
 
-/** Value of `quantization_config` in config.json. */
-export interface NativeConfig {
-  readonly quant_method: 'cherryq';
-  readonly format_version: 1;
-  readonly method: Scheme['method'];
-  readonly bits: Scheme['bits'];
-  /** -1: the whole row. */
-  readonly group_size: number;
-  /** 0 where the method keeps no cherries. */
-  readonly cherry_fraction: number;
-  readonly levels: LevelKind;
-  /** Whether groups keep their columns, and cherries their slots in them. */
-  readonly aligned_groups: boolean;
-  readonly cherry_mode: Scheme['cherryMode'];
-  /** Whether each column has a scale of its own. */
-  readonly column_scales: boolean;
-}
-
-const levelKinds: readonly LevelKind[] = ['midRise', 'symmetric', 'asymmetric'];
-
 const columnOffset = 32_768;
-
-export function nativeConfig(scheme: Scheme, keepsCherries: boolean): NativeConfig {
-  return {
-    quant_method: 'cherryq',
-    format_version: 1,
-    method: scheme.method,
-    bits: scheme.bits,
-    group_size: scheme.groupSize === 'row' ? -1 : scheme.groupSize,
-    cherry_fraction: keepsCherries ? scheme.cherryFraction : 0,
-    levels: levelsFor(scheme),
-    aligned_groups: scheme.groups === 'aligned',
-    cherry_mode: scheme.cherryMode,
-    column_scales: scheme.columnScales === 'searched',
-  };
-}
-
-/** Rounding to nearest has zero points wherever it is published (Frantar et al. 2023, Shao et al. 2024). */
-function levelsFor({ method, bits, quantizer }: Scheme): LevelKind {
-  if (quantizer !== 'published') return quantizer;
-  return method === 'rtn' ? 'asymmetric' : publishedLevels(bits);
-}
-
-/** @throws InputError naming the field of a `quantization_config` that this version does not read */
-export function parseNativeConfig(value: unknown): NativeConfig {
-  const config = (typeof value === 'object' && value !== null ? value : {}) as Record<string, unknown>;
-  const check = (field: string, fine: boolean, allowed: string): void => {
-    if (fine) return;
-    const received = JSON.stringify(config[field]) ?? 'missing';
-    const message = `config.json: quantization_config.${field} is ${received}; this version reads ${allowed}.`;
-    throw new InputError('bad_config', message, `quantization_config.${field}`);
-  };
-  check('format_version', config.format_version === 1, '1');
-  check('bits', [2, 3, 4, 8].includes(config.bits as number), '2, 3, 4 or 8');
-  const groupSize = config.group_size;
-  check(
-    'group_size',
-    Number.isInteger(groupSize) && ((groupSize as number) > 0 || groupSize === -1),
-    'a positive whole number, or -1 for the row',
-  );
-  const fraction = config.cherry_fraction;
-  check(
-    'cherry_fraction',
-    typeof fraction === 'number' && fraction >= 0 && fraction <= 0.25,
-    'a number from 0 to 0.25',
-  );
-  check('method', ['rtn', 'qat', 'cherryq'].includes(config.method as string), '"rtn", "qat" or "cherryq"');
-  check('levels', levelKinds.includes(config.levels as LevelKind), levelKinds.map((kind) => `"${kind}"`).join(', '));
-  check('aligned_groups', typeof config.aligned_groups === 'boolean', 'true or false');
-  check('cherry_mode', ['row', 'column'].includes(config.cherry_mode as string), '"row" or "column"');
-  check('column_scales', typeof config.column_scales === 'boolean', 'true or false');
-  return config as unknown as NativeConfig;
-}
-
-export function gridOf(config: Pick<NativeConfig, 'bits' | 'group_size' | 'levels' | 'aligned_groups'>): Grid {
-  return {
-    bits: config.bits,
-    groupSize: config.group_size === -1 ? Infinity : config.group_size,
-    levels: config.levels,
-    aligned: config.aligned_groups,
-  };
-}
 
 export const native: Exporter = {
   folder: '',

@@ -7,7 +7,8 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import type { BlockTensor, BlockWeightName, DecoderConfig, LinearName } from './decoder-config.ts';
 import { blockPrefix, blockTensors, finalNormName } from './decoder-config.ts';
-import type { BlockActivations, BlockGradients, BlockWeights, GradientReduction } from './layers.ts';
+import type { GradientReduction } from './budgets.ts';
+import type { BlockActivations, BlockGradients, BlockWeights } from './layers.ts';
 
 /** Where the walk gets a tensor, by its full name, as float32 in row-major order. */
 export interface WeightSource {

@@ -32,6 +32,9 @@ export const defaultHiddenBytes = 2 * 1024 ** 3;
 /** Bytes of one number of AdamW's moments. */
 export const momentBytes = { float32: 4, bfloat16: 2 } as const;
 
+/** What becomes of a layer's weight gradient, dy^T x of each window: their sum, or the sum of their squares. */
+export type GradientReduction = 'sum' | 'sumOfSquares';
+
 const leastWalkBytes = 1024 ** 3;
 
 /**

@@ -6,6 +6,7 @@
  * returns new tensors that the caller disposes of; call them inside `tf.tidy`.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import type { GradientReduction } from './budgets.ts';
 import type { Tensor, Tensor1D, Tensor2D, Tensor3D } from '@tensorflow/tfjs-core';
 import type { AttentionInputs, AttentionShape, Wanted } from '../engine/fused.ts';
 import {
@@ -117,9 +118,6 @@ function inputGradient(...layers: readonly { dy: Tensor2D; weight: Tensor }[]): 
     layers.map(({ dy, weight }) => ({ a: dy, b: weight as Tensor2D })),
   );
 }
-
-/** What becomes of a layer's weight gradient, dy^T x of each window: their sum, or the sum of their squares. */
-export type GradientReduction = 'sum' | 'sumOfSquares';
 
 /** @param dy [tokens, out]   @returns [out, in] */
 function weightGradient(x: Tensor2D, dy: Tensor2D, windows: number, reduction: GradientReduction): Tensor2D {

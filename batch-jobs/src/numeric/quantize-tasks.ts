@@ -4,12 +4,14 @@
  * bit for bit those of the plain functions in quantizer.ts and dtypes.ts; every other grid goes through those themselves.
  * Results do not depend on how rows are divided.
  */
-import { packRows, packedBytes, unpackRows } from './bit-packing.ts';
+import { packRows, unpackRows } from './bit-packing.ts';
 import type { FloatDtype } from './dtypes.ts';
 import { float32ToFloat16, floatBytes, toFloat32 } from './dtypes.ts';
 import { isPublishedGrid } from './fake-quantize.ts';
 import { loadKernels } from './kernel-module.ts';
 import type { Arena } from './kernel-module.ts';
+import type { PackedRows } from './packed-rows.ts';
+import { packedSizes } from './packed-rows.ts';
 import type { Cherries, Grid, QuantizedMatrix } from './quantizer.ts';
 import { cherriesOfRows, dequantizeMatrix, groupCount, quantizeMatrix, storedColumns } from './quantizer.ts';
 
@@ -33,18 +35,6 @@ export interface RoundedRows extends SourceRows {
   readonly columnScales: Float32Array | null;
 }
 
-/** What docs/format.md stores of quantized rows. */
-export interface PackedRows {
-  /** [rows, packed bytes of the stored integers] */
-  readonly packed: Uint8Array;
-  /** float16[rows, groups] */
-  readonly scales: Uint8Array;
-  /** [rows, packed bytes of the zero points]; empty unless levels are asymmetric */
-  readonly zeros: Uint8Array;
-  /** float16[rows, perRow] */
-  readonly cherryWeight: Uint8Array;
-}
-
 interface QuantizeKernels {
   quantizeRows(...numbers: readonly number[]): number;
   roundRows(...numbers: readonly number[]): number;
@@ -59,22 +49,6 @@ const chunkElements = 32_768;
 const kernelRow = 2048;
 /** Kernels work in whole vectors, up to this far beyond an array's end. */
 const slack = 64;
-
-/** Bytes of each part of packed rows. */
-export function packedSizes(
-  rows: number,
-  columns: number,
-  grid: Grid,
-  perRow: number,
-): Record<keyof PackedRows, number> {
-  const groups = groupCount(columns, perRow, grid);
-  return {
-    packed: rows * packedBytes(storedColumns(columns, perRow, grid), grid.bits),
-    scales: 2 * rows * groups,
-    zeros: grid.levels === 'asymmetric' ? rows * packedBytes(groups, grid.bits) : 0,
-    cherryWeight: 2 * rows * perRow,
-  };
-}
 
 /**
  * Quantizes and packs rows into the arrays given.

@@ -3,8 +3,8 @@
  * most of it exactly; what an engine takes besides is measured, or, for a GPU, assumed (`overheads`). Each part is at its peak,
  * and of what is never there at once, the larger counts. Loading and writing the model, and measuring it, take less.
  */
-import type { Scheme, Training } from 'cherryq/contract';
-import type { EngineName } from '../engine/engine.ts';
+import type { EngineName, Scheme, Training } from 'cherryq/contract';
+import type { GradientReduction } from '../models/budgets.ts';
 import {
   defaultHiddenBytes,
   defaultLimits,
@@ -16,7 +16,6 @@ import {
 } from '../models/budgets.ts';
 import type { DecoderConfig } from '../models/decoder-config.ts';
 import { blockPrefix, blockTensors, isLinear, parameterKindOf, tensorShapes } from '../models/decoder-config.ts';
-import type { GradientReduction } from '../models/layers.ts';
 import { cherryCount } from '../numeric/quantizer.ts';
 
 export interface MemoryRequest {

@@ -1,6 +1,7 @@
 /** Jobs: one compression, or one analysis, of one model. */
 import { z } from 'zod';
 import { idSchema, listQuerySchema, metadataPairSchema, metadataSchema, timestampSchema } from './common.ts';
+import { keptEstimateSchema } from './estimates.ts';
 import { schemeSchema, trainingSchema } from './schemes.ts';
 
 export const jobStatuses = ['queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled'] as const;
@@ -80,6 +81,8 @@ export const jobSpecSchema = createJobSchema.extend({
   /** The job that this one repeats, and where its checkpoints lie, if it left any. */
   retryOf: idSchema.nullable().default(null),
   checkpointsFrom: z.string().nullable().default(null),
+  /** What was expected when the job was created; null where nothing could be said. */
+  estimate: keptEstimateSchema.nullable().default(null),
 });
 
 export const cancelJobSchema = z.strictObject({
@@ -147,6 +150,8 @@ export const jobResultSchema = z.object({
   }),
   /** The float16 copy in Hugging Face's format, if it was asked for. */
   hf: measurementSchema.nullable(),
+  /** Main memory of the last attempt's process at its peak. */
+  peakHostBytes: z.number().nullable().default(null),
   trainedTokens: z.number().int(),
   evaluatedTokens: z.number().int(),
   /** Seconds from the first attempt's start to the end. */
@@ -199,6 +204,8 @@ export const jobSchema = z.object({
   metadata: metadataSchema,
   /** The job that this one repeats, from where that one was. */
   retryOf: idSchema.nullable(),
+  /** What was expected when it was created, beside what it took, in the result. */
+  estimate: keptEstimateSchema.nullable(),
   createdAt: timestampSchema,
   startedAt: timestampSchema.nullable(),
   finishedAt: timestampSchema.nullable(),

@@ -13,6 +13,7 @@ export const problemCodes = {
   range_not_satisfiable: 416,
   content_mismatch: 422,
   idempotency_mismatch: 422,
+  does_not_fit: 422,
   too_many_requests: 429,
   quota_exceeded: 429,
   internal: 500,

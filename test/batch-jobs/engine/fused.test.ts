@@ -1,7 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { EngineName } from '../../../batch-jobs/src/engine/engine.ts';
+import type { EngineName } from 'cherryq/contract';
 import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
 import type { AttentionShape, Wanted } from '../../../batch-jobs/src/engine/fused.ts';
 import {

@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
-import type { EngineName } from '../../../batch-jobs/src/engine/engine.ts';
+import type { EngineName } from 'cherryq/contract';
 import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
 import type { DecoderConfig } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';

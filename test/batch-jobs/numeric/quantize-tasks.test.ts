@@ -8,13 +8,8 @@ import {
   float32ToFloat16,
   floatBytes,
 } from '../../../batch-jobs/src/numeric/dtypes.ts';
-import {
-  compareRows,
-  halveNumbers,
-  packedSizes,
-  quantizeRows,
-  roundRows,
-} from '../../../batch-jobs/src/numeric/quantize-tasks.ts';
+import { compareRows, halveNumbers, quantizeRows, roundRows } from '../../../batch-jobs/src/numeric/quantize-tasks.ts';
+import { packedSizes } from '../../../batch-jobs/src/numeric/packed-rows.ts';
 import type { Cherries } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { dequantizeMatrix, noCherries, quantizeMatrix } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import { createRandom } from '../../../batch-jobs/src/numeric/random.ts';

@@ -1,7 +1,7 @@
 import { beforeAll, describe, expect, it } from 'vitest';
 import type { Training } from 'cherryq/contract';
 import { schemeSchema, trainingSchema } from 'cherryq/contract';
-import type { EngineName } from '../../../batch-jobs/src/engine/engine.ts';
+import type { EngineName } from 'cherryq/contract';
 import { openEngine } from '../../../batch-jobs/src/engine/engine.ts';
 import { tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { Decoder } from '../../../batch-jobs/src/models/decoder.ts';

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { describe, expect, it } from 'vitest';
-import type { EngineName } from '../../../batch-jobs/src/engine/engine.ts';
+import type { EngineName } from 'cherryq/contract';
 import { engineMemory, openEngine } from '../../../batch-jobs/src/engine/engine.ts';
 import { tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';

@@ -20,6 +20,7 @@ const result: JobResult = {
   rounding: { perplexity: 30, sizeBytes: 500_000, ...unmeasured },
   compressed: { perplexity: 22, sizeBytes: 512_345, bitsPerWeight: 3.254, ...unmeasured },
   hf: null,
+  peakHostBytes: null,
   trainedTokens: 1024,
   evaluatedTokens: 4096,
   seconds: 75,

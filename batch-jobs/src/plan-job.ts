@@ -1,0 +1,149 @@
+/**
+ * What a job needs, known before it runs: memory by the formula of docs/memory.md, the bytes of its result by docs/format.md, and
+ * how much there is to compute. Only the model's config is looked at.
+ */
+import type { CreateJob, EngineName, JobSpec } from 'cherryq/contract';
+import { gridOf, nativeConfig } from './exporters/native-config.ts';
+import { methods } from './methods/registry.ts';
+import type { DecoderConfig } from './models/decoder-config.ts';
+import { isLinear, tensorShapes } from './models/decoder-config.ts';
+import { parseModelConfig } from './models/registry.ts';
+import { packedSizes } from './numeric/packed-rows.ts';
+import { cherryCount } from './numeric/quantizer.ts';
+import type { MemoryNeeded } from './training/memory.ts';
+import { memoryNeeded, sumOfParts } from './training/memory.ts';
+
+export interface PlannedJob extends Pick<JobSpec, 'kind' | 'scheme' | 'training' | 'formats'> {
+  readonly evaluation?: CreateJob['evaluation'];
+  /** Value of the model's config.json. */
+  readonly configJson: Record<string, unknown>;
+  /** Bytes of the texts; null where there is none. */
+  readonly calibrationBytes: number | null;
+  readonly evaluationBytes: number | null;
+  /** Of an analysis: draws from all texts together. */
+  readonly draws: number;
+  readonly engine: EngineName;
+}
+
+export interface JobPlan {
+  readonly parameters: number;
+  /** Main memory at its peak; on an engine without a device of its own, all memory. */
+  readonly hostBytes: number;
+  /** Memory of the device at its peak; 0 without one. */
+  readonly deviceBytes: number;
+  /** In the store, at most: result, copy for comparison, checkpoints, and a file of moments. */
+  readonly diskBytes: number;
+  /** Bytes of the weights' files. */
+  readonly outputBytes: { readonly native: number | null; readonly hf: number | null };
+  /** Floating-point operations of the model's matrices. */
+  readonly operations: number;
+}
+
+/** What a token is, in bytes of English text, for the usual vocabularies. */
+const bytesPerToken = 4;
+/**
+ * What a whole job takes over its impact and its training, as measured on two cores: threads that round and write, the measuring of the
+ * result.
+ */
+const aroundBytes: Readonly<Record<EngineName, number>> = { gpu: 120e6, native: 120e6, wasm: 100e6, cpu: 100e6 };
+/** Rounding alone goes through the weights part by part. */
+const streamingBytes = 50e6;
+const keptCheckpoints = 2;
+
+/** @throws InputError for a config that the trainer does not read */
+export function planJob(job: PlannedJob): JobPlan {
+  const config = parseModelConfig(job.configJson);
+  const { scheme, training, kind } = job;
+  const method = methods[scheme.method];
+  const shapes = [...tensorShapes(config)];
+  const parameters = shapes.reduce((sum, [, shape]) => sum + sizeOf(shape), 0);
+  const needed = memoryNeeded({ config, scheme, training, engine: job.engine });
+  const trains = kind === 'compress' && method.trains;
+  const measures = kind === 'analyze' || (method.keepsCherries && scheme.criterion !== 'weight');
+  const { hostBytes, deviceBytes } = peakOf(job, needed, { trains, measures });
+  const outputBytes = {
+    native: kind === 'compress' && job.formats.includes('native') ? nativeBytes(config, job) : null,
+    hf: kind === 'compress' && job.formats.includes('hf') ? 2 * parameters : null,
+  };
+  const checkpoint = trains ? 4 * parameters + momentsOf(needed) : measures ? 4 * linearsOf(shapes) : 0;
+  const results = (outputBytes.native ?? 0) + (outputBytes.hf ?? 0) + (outputBytes.native ?? 0);
+  return {
+    parameters,
+    hostBytes,
+    deviceBytes,
+    diskBytes: results + keptCheckpoints * checkpoint + needed.diskBytes,
+    outputBytes,
+    operations: operationsOf(job, config, { trains, measures }),
+  };
+}
+
+interface Phases {
+  readonly trains: boolean;
+  readonly measures: boolean;
+}
+
+function peakOf(
+  { engine }: PlannedJob,
+  needed: MemoryNeeded,
+  { trains, measures }: Phases,
+): { hostBytes: number; deviceBytes: number } {
+  const around = aroundBytes[engine];
+  const phases = [measures && needed.impact, trains && needed.training].filter((phase) => phase !== false);
+  const host = phases.map((phase) => sumOfParts(phase.host));
+  const device = phases.map((phase) => sumOfParts(phase.device));
+  if (phases.length === 0) {
+    const [process, , largest] = needed.impact.host;
+    return { hostBytes: process.bytes + largest.bytes + streamingBytes + around, deviceBytes: 0 };
+  }
+  if (engine === 'gpu') return { hostBytes: Math.max(...host) + around, deviceBytes: Math.max(...device) };
+  return { hostBytes: Math.max(...host.map((bytes, phase) => bytes + device[phase])) + around, deviceBytes: 0 };
+}
+
+const momentsOf = ({ training, diskBytes }: MemoryNeeded): number =>
+  diskBytes || (training.host.find(({ part }) => part === 'moments')?.bytes ?? 0);
+
+function linearsOf(shapes: readonly (readonly [string, readonly number[]])[]): number {
+  return shapes.filter(([name]) => isLinear(name)).reduce((sum, [, shape]) => sum + sizeOf(shape), 0);
+}
+
+function nativeBytes(config: DecoderConfig, { scheme }: PlannedJob): number {
+  const { keepsCherries } = methods[scheme.method];
+  const native = nativeConfig(scheme, keepsCherries);
+  const grid = gridOf(native);
+  let bytes = 0;
+  for (const [name, shape] of tensorShapes(config)) {
+    if (!isLinear(name)) {
+      bytes += 2 * sizeOf(shape);
+      continue;
+    }
+    const [rows, columns] = shape;
+    const perRow = keepsCherries ? cherryCount(columns, native.cherry_fraction) : 0;
+    bytes += Object.values(packedSizes(rows, columns, grid, perRow)).reduce((sum, part) => sum + part, 0);
+    bytes += 2 * perRow * (native.cherry_mode === 'column' ? 1 : rows) + (native.column_scales ? 2 * columns : 0);
+  }
+  return bytes;
+}
+
+/** A backward pass counts as two more; the passes are those of the progress that a job reports. */
+function operationsOf(job: PlannedJob, config: DecoderConfig, { trains, measures }: Phases): number {
+  const { scheme, training, formats, evaluation } = job;
+  const calibrationTokens = (job.calibrationBytes ?? 0) / bytesPerToken;
+  const measuredTokens = measures ? Math.min(training.impactSamples * training.sequenceLength, calibrationTokens) : 0;
+  const draws = job.kind === 'analyze' ? job.draws : 1;
+  const stepTokens = training.batchSize * training.sequenceLength;
+  const trainedTokens = trains ? Math.ceil(training.tokens / stepTokens) * stepTokens : 0;
+  const trainingPasses = training.loss === 'distillation' ? 4 : 3;
+  const evaluatedTokens = Math.min(
+    (job.evaluationBytes ?? 0) / bytesPerToken,
+    evaluation?.maxTokens ?? Number.POSITIVE_INFINITY,
+  );
+  const roundingApart = scheme.method !== 'rtn' || !formats.includes('native');
+  const evaluations = 2 + (roundingApart ? 1 : 0) + (formats.length === 2 ? 1 : 0);
+  const tokens = 3 * draws * measuredTokens + trainingPasses * trainedTokens + evaluations * evaluatedTokens;
+  const weights = linearsOf([...tensorShapes(config)]) + config.vocabSize * config.hiddenSize;
+  return 2 * weights * tokens;
+}
+
+function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}

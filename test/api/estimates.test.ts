@@ -1,0 +1,132 @@
+import { afterEach, describe, expect, it } from 'vitest';
+import { estimateSchema, jobSchema, modelSchema, type CreateJob, type Estimate, type Machine } from 'cherryq/contract';
+import { createServices } from '../../api/src/services.ts';
+import { systemClock } from '../../api/src/ports.ts';
+import { createApp } from '../../api/src/app.ts';
+import { localKeys } from '../../api/src/ports.ts';
+import { jsonRequest, openTestApi, read, readProblem, sha256, uploadModel, type TestApi } from '../support/api.ts';
+
+let api: TestApi;
+let app: TestApi['app'];
+afterEach(() => api.close());
+
+const gpu: Machine = {
+  name: 'g5.2xlarge',
+  engine: 'gpu',
+  hostBytes: 32e9,
+  deviceBytes: 24e9,
+  dollarsPerHour: 1.212,
+  startSeconds: 60,
+  operationsPerSecond: 4e12,
+};
+
+async function open(machines: Machine[]): Promise<void> {
+  api = await openTestApi();
+  const services = createServices({ ...api, clock: systemClock, machines });
+  app = createApp({ ...api, services, clock: systemClock, keys: localKeys, version: '1', logger: () => undefined });
+}
+
+const llama7b = {
+  architectures: ['LlamaForCausalLM'],
+  hidden_size: 4096,
+  intermediate_size: 11_008,
+  num_hidden_layers: 32,
+  num_attention_heads: 32,
+  vocab_size: 32_000,
+  max_position_embeddings: 4096,
+  rms_norm_eps: 1e-5,
+};
+
+async function modelOf(config: object): Promise<string> {
+  return (await uploadModel({ app }, 'llama', JSON.stringify(config))).id;
+}
+async function textOf(bytes: number): Promise<string> {
+  const text = 'x'.repeat(bytes);
+  const files = [{ path: 'text.txt', sizeBytes: bytes, sha256: sha256(text) }];
+  const created = await app.request('/v1/datasets', jsonRequest('POST', { name: 'text', files }));
+  const { id } = (await created.json()) as { id: string };
+  await app.request(`/v1/datasets/${id}/files/text.txt`, { method: 'PUT', body: text });
+  await app.request(`/v1/datasets/${id}/complete`, { method: 'POST' });
+  return id;
+}
+const estimate = async (request: CreateJob): Promise<Estimate> =>
+  read(await app.request('/v1/estimates', jsonRequest('POST', request)), 200, estimateSchema);
+
+describe('an estimate', () => {
+  it('says what a 7B model takes, on which machine it fits, how long and at what price', async () => {
+    await open([gpu, { ...gpu, name: 'g5.8xlarge', hostBytes: 128e9, dollarsPerHour: 2.448 }]);
+    const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(100_000)];
+    const request = {
+      modelId,
+      calibrationDatasetId,
+      training: { tokens: 2 ** 20, sequenceLength: 2048, batchSize: 4 },
+    };
+    const found = await estimate(request);
+    expect(found.parameters).toBe(6_738_415_616);
+    // docs/memory.md: 7.7 GB on the device, 65 to 226 GB of main memory by the settings.
+    expect(found.deviceBytes / 1e9).toBeGreaterThan(5);
+    expect(found.deviceBytes / 1e9).toBeLessThan(12);
+    expect(found).toMatchObject({ allowed: true, reason: null, secondsBasis: 'assumed' });
+    expect(found.machines.map(({ name, fits }) => [name, fits])).toEqual([
+      ['g5.2xlarge', false],
+      ['g5.8xlarge', true],
+    ]);
+    // 3 bits, a scale of 16 bits for 128 weights, 1/256 cherries of 32 bits, the rest in 16 bits.
+    const linear = 6_476_005_376;
+    const bytes = (linear * (3 * (255 / 256) + (16 / 128) * (255 / 256) + 32 / 256)) / 8 + 2 * (6_738_415_616 - linear);
+    expect(found.outputBytes.native).toBeGreaterThan(0.99 * bytes);
+    expect(found.outputBytes.native).toBeLessThan(1.01 * bytes);
+    expect(found.outputBytes.hf).toBe(2 * 6_738_415_616);
+    // Three passes over the training's tokens and the impact's, two operations a weight.
+    const tokens = 2 ** 20 + 25_000;
+    const weights = linear + 32_000 * 4096;
+    expect(found.operations / (2 * 3 * weights * tokens)).toBeCloseTo(1, 2);
+    expect(found.seconds).toBeCloseTo(60 + found.operations / 4e12, 6);
+    expect(found.machines[1]?.dollars).toBeCloseTo((2.448 * found.seconds) / 3600, 9);
+  });
+
+  it('takes less for moments in bfloat16 or in a file, and hardly anything for rounding', async () => {
+    await open([{ ...gpu, hostBytes: 256e9 }]);
+    const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(1000)];
+    const [plain, half, file] = await Promise.all(
+      [{}, { moments: 'bfloat16' }, { momentsIn: 'file' }].map((training) =>
+        estimate({ modelId, calibrationDatasetId, training } as CreateJob),
+      ),
+    );
+    const rounding = await estimate({ modelId, scheme: { method: 'rtn' } });
+    const latent = 4 * 6_738_415_616;
+    expect((plain?.hostBytes ?? 0) - (half?.hostBytes ?? 0)).toBeCloseTo(latent, -6);
+    expect((plain?.hostBytes ?? 0) - (file?.hostBytes ?? 0)).toBeCloseTo(2 * latent, -6);
+    expect((file?.diskBytes ?? 0) - (plain?.diskBytes ?? 0)).toBeCloseTo(2 * latent, -6);
+    expect(rounding.hostBytes).toBeLessThan(4e9);
+    expect(rounding.deviceBytes).toBe(0);
+  });
+
+  it('of what cannot fit is not allowed, and such a job is refused with the figures and what would help', async () => {
+    await open([gpu]);
+    const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(1000)];
+    const found = await estimate({ modelId, calibrationDatasetId });
+    expect(found.allowed).toBe(false);
+    expect(found.reason).toMatch(/needs about \d+\.\d GB of memory .* g5.2xlarge has 32.0 GB/);
+    const refused = await app.request('/v1/jobs', jsonRequest('POST', { modelId, calibrationDatasetId }));
+    expect((await readProblem(refused, 'does_not_fit')).detail).toBe(found.reason);
+    const rounding = await app.request('/v1/jobs', jsonRequest('POST', { modelId, scheme: { method: 'rtn' } }));
+    const { estimate: kept } = await read(rounding, 202, jobSchema);
+    expect(kept?.outputBytes.native).toBeGreaterThan(2e9);
+  });
+
+  it('of a model that is not read says so, as of inputs that are not there', async () => {
+    await open([gpu]);
+    const modelId = await modelOf({ ...llama7b, architectures: ['MambaForCausalLM'] });
+    const request = (body: object) => app.request('/v1/estimates', jsonRequest('POST', body));
+    const problem = await readProblem(await request({ modelId, scheme: { method: 'rtn' } }), 'invalid_request');
+    expect(problem.detail).toMatch(/MambaForCausalLM.*LlamaForCausalLM/);
+    await readProblem(await request({ modelId: '01ARZ3NDEKTSV4RRFFQ69G5FAV', scheme: { method: 'rtn' } }), 'not_found');
+    const files = [{ path: 'config.json', sizeBytes: 3, sha256: sha256('[1]') }];
+    const created = await app.request('/v1/models', jsonRequest('POST', { name: 'm', files }));
+    const { id } = await read(created, 201, modelSchema);
+    expect((await readProblem(await request({ modelId: id, scheme: { method: 'rtn' } }), 'conflict')).param).toBe(
+      'modelId',
+    );
+  });
+});

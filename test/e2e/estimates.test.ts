@@ -1,0 +1,43 @@
+/** What an estimate says, beside what jobs take. Time is not compared here: machines that test have other things to do. */
+import { expect, it, onTestFinished } from 'vitest';
+import { startServer } from '@cherryq/api/serve';
+import { CherryQ } from 'cherryq';
+import { uploadModelFolder, uploadTextFile } from 'cherryq/node';
+import { join } from 'node:path';
+import { fileFolder } from './folders.ts';
+
+const demo = new URL('../../demo/', import.meta.url).pathname;
+const folder = fileFolder();
+
+it('sizes and memory of jobs are what their estimates said', async () => {
+  const server = await startServer({ storeFolder: join(folder, 'store'), port: 0 });
+  onTestFinished(() => server.close());
+  const client = new CherryQ({ baseUrl: server.url });
+  const { id: modelId } = await uploadModelFolder(client, join(demo, 'model'));
+  const { id: calibrationDatasetId } = await uploadTextFile(client, join(demo, 'calibration.txt'));
+  const { id: datasetId } = await uploadTextFile(client, join(demo, 'test.txt'));
+  const evaluation = { datasetId, maxTokens: 4096 };
+  const training = { tokens: 2048, impactSamples: 16 };
+  // The first one teaches which engine runs here.
+  for (const scheme of [
+    { method: 'rtn', bits: 8 },
+    { method: 'rtn', bits: 4 },
+    { method: 'qat', bits: 3 },
+    { method: 'cherryq', bits: 2 },
+  ] as const) {
+    const request = { modelId, calibrationDatasetId, evaluation, scheme, training };
+    const expected = await client.jobs.estimate(request);
+    const { id, estimate } = await client.jobs.create(request);
+    expect(estimate).toMatchObject({ hostBytes: expected.hostBytes, outputBytes: expected.outputBytes });
+    const { result } = await client.jobs.wait(id);
+    if (result === null || result.peakHostBytes === null) throw new Error(`job ${id} has no result`);
+    expect((expected.outputBytes.native ?? 0) / result.compressed.sizeBytes).toBeCloseTo(1, 1);
+    expect((expected.outputBytes.hf ?? 0) / (result.hf?.sizeBytes ?? 1)).toBeCloseTo(1, 1);
+    if (scheme.bits === 8) continue;
+    const ratio = expected.hostBytes / result.peakHostBytes;
+    console.log(`${scheme.method} ${scheme.bits}: memory expected over taken ${ratio.toFixed(2)}`);
+    expect(ratio).toBeGreaterThan(0.7);
+    expect(ratio).toBeLessThan(1.4);
+    expect(expected.secondsBasis).toBe('measured');
+  }
+});
