@@ -95,7 +95,8 @@ export async function finishJob(store: Store, job: JobRef, clock: Clock): Promis
   if (state?.status !== 'succeeded')
     for (const folder of ['artifacts', 'scratch']) await store.deletePrefix(`${job.prefix}/${folder}/`);
   const ended: z.input<typeof endedSchema> = { seconds: await secondsRun(store, job) };
-  await store.put(endedKey(job, clock.now()), encodeJson(ended), { durable: false });
+  // By the state's own time: whoever comes to this again writes the same.
+  await store.put(endedKey(job, Date.parse(state?.time ?? '')), encodeJson(ended), { durable: false });
   await store.delete(openKey(job));
   return true;
 }

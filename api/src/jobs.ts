@@ -230,7 +230,7 @@ export function createJobs(deps: {
         throw new ProblemError('conflict', `the job that this Idempotency-Key made, ${id}, was deleted; use a new key`);
       if (record === null) return null;
       // Whoever wrote the spec may have died before it did this.
-      await queue.submit(job);
+      if (record.states.length === 0) await queue.submit(job);
       return jobView({ spec: record.spec, states: [], progress: null });
     },
 

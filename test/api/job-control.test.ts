@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { jobSchema, pageOf, terminalStatuses, type Job, type ProblemCode } from 'cherryq/contract';
+import { finishJob } from '../../api/src/attempt-end.ts';
 import { createApp } from '../../api/src/app.ts';
 import { deletedKey, endedKey, jobRef, openKey } from '../../api/src/job-log.ts';
 import { localKeys, systemClock } from '../../api/src/ports.ts';
@@ -167,6 +168,27 @@ describe('repeating', () => {
     const { id } = await createPlannedJob(api, 'succeed');
     await withStatus(id, 'succeeded');
     expect(await refused(id, 'retry')).toContain('is succeeded');
+  });
+});
+
+describe('an ended job', () => {
+  it('is counted once, however often its end is seen and its creation repeated', async () => {
+    const { id: modelId } = await uploadModel(api);
+    const body = { modelId, scheme: { method: 'rtn' }, metadata: { plan: '["succeed"]' } };
+    const create = () =>
+      Promise.resolve(api.app.request('/v1/jobs', jsonRequest('POST', body, { 'Idempotency-Key': 'k' })));
+    const { id } = await read(await create(), 202, jobSchema);
+    await withStatus(id, 'succeeded');
+    await putAway(id);
+    const ended = async () => (await api.store.list('tenants/local/ended/')).map(({ key }) => key);
+    const [key, ...others] = await ended();
+    expect(others).toEqual([]);
+    expect(key).toContain(id);
+    expect((await create()).headers.get('idempotent-replayed')).toBe('true');
+    const later = { now: () => Date.now() + 86_400_000 };
+    expect(await finishJob(api.store, jobRef('local', id), later)).toBe(true);
+    expect(await ended()).toEqual([key]);
+    expect(await api.store.head(openKey(jobRef('local', id)))).toBeNull();
   });
 });
 
