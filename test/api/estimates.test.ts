@@ -53,7 +53,7 @@ const estimate = async (request: CreateJob): Promise<Estimate> =>
   read(await app.request('/v1/estimates', jsonRequest('POST', request)), 200, estimateSchema);
 
 describe('an estimate', () => {
-  it('says what a 7B model takes, on which machine it fits, how long and at what price', async () => {
+  it('B2: says what a 7B model takes, on which machine it fits, how long and at what price', async () => {
     await open([gpu, { ...gpu, name: 'g5.8xlarge', hostBytes: 128e9, dollarsPerHour: 2.448 }]);
     const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(100_000)];
     const request = {
@@ -85,7 +85,7 @@ describe('an estimate', () => {
     expect(found.machines[1]?.dollars).toBeCloseTo((2.448 * found.seconds) / 3600, 9);
   });
 
-  it('takes less for moments in bfloat16 or in a file, and hardly anything for rounding', async () => {
+  it('B2, B16: takes less for moments in bfloat16 or in a file, and hardly anything for rounding', async () => {
     await open([{ ...gpu, hostBytes: 256e9 }]);
     const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(1000)];
     const [plain, half, file] = await Promise.all(
@@ -102,7 +102,7 @@ describe('an estimate', () => {
     expect(rounding.deviceBytes).toBe(0);
   });
 
-  it('of what cannot fit is not allowed, and such a job is refused with the figures and what would help', async () => {
+  it('B1: of what cannot fit is not allowed, and such a job is refused with the figures and what would help', async () => {
     await open([gpu]);
     const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(1000)];
     const found = await estimate({ modelId, calibrationDatasetId });

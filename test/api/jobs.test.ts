@@ -171,7 +171,7 @@ describe('cancelling a job', () => {
 });
 
 describe('a job that has run', () => {
-  it('shows its result, times, attempt and last progress', () => {
+  it('B5: shows its result, times, attempt and last progress', () => {
     expect(done).toMatchObject({
       status: 'succeeded',
       attempt: 1,
@@ -231,7 +231,7 @@ describe('the event stream', () => {
     await readProblem(await open(busy, done.id, { 'Last-Event-ID': 'x' }), 'invalid_request');
   });
 
-  it('sends events as they come and a sign of life between, until its window closes', async () => {
+  it('B21: sends events as they come and a sign of life between, until its window closes', async () => {
     const { id } = await createPlannedJob(idle, 'succeed');
     const text = (await open(idle, id)).text();
     await new Promise((resolve) => setTimeout(resolve, 150));

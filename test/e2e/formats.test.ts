@@ -45,7 +45,7 @@ beforeAll(async () => {
 });
 
 describe('the result of `cherryq compress`', () => {
-  it('is the files of the manifest, with their sizes and hashes, and nothing else', () => {
+  it('B12, B13: is the files of the manifest, with their sizes and hashes, and nothing else', () => {
     const manifest = manifestSchema.parse(JSON.parse(readFileSync(join(compressed.out, 'manifest.json'), 'utf8')));
     expect(compressed.manifest).toEqual(manifest);
     const { 'manifest.json': own, ...files } = hashesOf(compressed.out);
@@ -61,7 +61,7 @@ describe('the result of `cherryq compress`', () => {
     expect(ours.sizeBytes).toBeLessThan(baseline.sizeBytes / 2);
   });
 
-  it('has the perplexity that the job states, in both formats, which agree within 1e-3', async () => {
+  it('B10: has the perplexity that the job states, in both formats, which agree within 1e-3', async () => {
     const { model, out, result } = compressed;
     const stated = { [model]: result.baseline, [out]: result.compressed, [join(out, 'hf')]: result.hf };
     const measured: number[] = [];

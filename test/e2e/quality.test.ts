@@ -62,7 +62,7 @@ describe('`cherryq compress` with tasks and divergence', () => {
 });
 
 describe('`cherryq compress` with a limit that the result misses', () => {
-  it('fails with the figures, leaves no result, and names the command that fetches what was made', async () => {
+  it('B9: fails with the figures, leaves no result, and names the command that fetches what was made', async () => {
     const out = join(folder, 'missed');
     const { exitCode, stderr } = await compress('missed', '--max-perplexity-ratio', '0.01');
     expect(exitCode).toBe(exitCodes.input);

@@ -118,7 +118,7 @@ function expectSameResult(outFolder: string): void {
   );
 }
 
-it('a job that was cancelled in its training, and keeps its checkpoint, is repeated from there to the same result', async () => {
+it('B3, B4: a job that was cancelled in its training, and keeps its checkpoint, is repeated from there to the same result', async () => {
   const dataDir = join(folder, 'retried');
   const server = await serve(dataDir, env);
   onTestFinished(() => server.kill());
@@ -214,7 +214,7 @@ async function killedJob(name: string, kills: readonly Kill[], seed: number): Pr
 }
 
 describe('a job', () => {
-  it('whose worker is killed at twenty moments in all parts of its life ends as if nothing had been', async () => {
+  it('B3, B14: whose worker is killed at twenty moments in all parts of its life ends as if nothing had been', async () => {
     const { startMs, impactMs, trainMs, endMs } = reference;
     // A job is given up after five attempts without a new checkpoint, so two share the kills after their last.
     const killsOf = (impact: readonly number[], train: readonly number[]): Kill[] => [

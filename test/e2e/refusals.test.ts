@@ -238,7 +238,7 @@ const badTexts: BadText[] = [
   },
 ];
 
-describe('`cherryq compress` refuses', () => {
+describe('B15, B17: `cherryq compress` refuses', () => {
   const messages = new Map<string, string>();
   let testFolder: string;
   let count = 0;
@@ -386,7 +386,7 @@ function tryToMount(): boolean {
   }
 }
 
-describe.runIf(canMount)('on a full disk', () => {
+describe.runIf(canMount)('B14, B16: on a full disk', () => {
   let mount: string;
   let model: string;
   let full: ServerProcess | null = null;

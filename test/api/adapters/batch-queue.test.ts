@@ -314,7 +314,7 @@ describe('the end of a Batch job', () => {
       'worker_crashed',
       /^The only attempt ended before a checkpoint/,
     ],
-  ])('by %s fails the job and says whose fault it is', async (_, detail, fault, code, message) => {
+  ])('B17: by %s fails the job and says whose fault it is', async (_, detail, fault, code, message) => {
     const job = await create();
     await start(job);
     await tell(0, detail);
@@ -375,7 +375,17 @@ describe('the end of a Batch job', () => {
 });
 
 describe('while a job waits', () => {
-  it('its events say why, once for each reason', async () => {
+  it('B18: for a week, it is there and waits', async () => {
+    const job = await create();
+    become(0, { status: 'RUNNABLE' });
+    for (let day = 0; day < 7; day++) {
+      at.wait(24 * 60 * minute);
+      expect(await at.queue.reconcile()).toEqual({ open: 1, submitted: 0, ended: 0 });
+      expect((await readJob(job)).status).toBe('queued');
+    }
+  });
+
+  it('B22: its events say why, once for each reason', async () => {
     const job = await create();
     const runnable = (statusReason: string) => ({ status: 'RUNNABLE', statusReason });
     await tell(0, runnable('CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - no p5'));
