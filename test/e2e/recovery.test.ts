@@ -203,7 +203,11 @@ async function killedJob(name: string, kills: readonly Kill[], seed: number): Pr
 
   const { job: ended, result } = await running.ended;
   expect(ended.status).toBe('succeeded');
-  expect(result).toEqual({ ...reference.result.result, seconds: expect.any(Number) });
+  expect(result).toEqual({
+    ...reference.result.result,
+    seconds: expect.any(Number),
+    peakHostBytes: expect.any(Number),
+  });
   expectSameResult(out);
   // A worker that dies before it has claimed its attempt leaves the number to the next.
   expect(ended.attempt).toBeGreaterThanOrEqual(kills.length);
