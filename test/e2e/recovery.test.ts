@@ -92,9 +92,19 @@ const jobFolder = (dataDir: string, id: string): string => join(dataDir, 'tenant
 /** Windows or steps of the newest checkpoint that was saved after a moment; -1 without one. */
 function savedAt(job: string, phase: 'impact' | 'train', since = 0): number {
   const path = join(job, phase === 'impact' ? 'checkpoints/impact' : 'checkpoints');
-  const generations = existsSync(path) ? readdirSync(path).filter((name) => /^\d+-\d+$/.test(name)) : [];
+  const generations = namesIn(path).filter((name) => /^\d+-\d+$/.test(name));
   const saved = generations.filter((name) => isWritten(join(path, name, 'checkpoint.json'), since));
   return Math.max(-1, ...saved.map((name) => Number(name.split('-')[1])));
+}
+
+/** Of a folder that comes and goes. */
+function namesIn(path: string): string[] {
+  try {
+    return readdirSync(path);
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return [];
+    throw error;
+  }
 }
 
 /** Whether a file is there and younger than a moment: those of an attempt before do not count. */
@@ -105,7 +115,7 @@ function isWritten(path: string, since: number): boolean {
 /** How the job has ended; null while it goes on. */
 function finalState(job: string): JobState | null {
   const path = join(job, 'state');
-  const [last] = existsSync(path) ? readdirSync(path).sort().reverse() : [];
+  const [last] = namesIn(path).sort().reverse();
   if (last === undefined) return null;
   const state = jobStateSchema.parse(JSON.parse(readFileSync(join(job, 'state', last), 'utf8')));
   return terminalStatuses.has(state.status) ? state : null;
