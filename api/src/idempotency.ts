@@ -82,6 +82,11 @@ export async function idempotently<Answer>(
   }
 }
 
+/** Of the answer to a creation.  @param base address of the collection */
+export function createdHeaders(base: string, { answer, replayed }: { answer: { id: string }; replayed: boolean }) {
+  return { Location: `${base}/${answer.id}`, ...(replayed ? { 'Idempotent-Replayed': 'true' } : {}) };
+}
+
 function inFlight(): ProblemError {
   return new ProblemError(
     'idempotency_in_flight',

@@ -31,7 +31,7 @@ import {
   openPrefix,
 } from './job-log.ts';
 import type { JobReader, JobRecord } from './job-reader.ts';
-import { listKeys } from './list-keys.ts';
+import { listNames, namesNewestFirst } from './list-keys.ts';
 import { keptOf, type Estimator } from './estimates.ts';
 import { findNewest, idsAfter, idsNewestFirst } from './newest-first.ts';
 import type { Meter } from './limits.ts';
@@ -133,12 +133,7 @@ export function createJobs(deps: {
   }
 
   /** Ids of the jobs that may not have ended, newest first. */
-  async function openIds(tenant: string): Promise<string[]> {
-    const ids: string[] = [];
-    const prefix = openPrefix(tenant);
-    for await (const key of listKeys(store, prefix)) ids.push(key.slice(prefix.length));
-    return ids.reverse();
-  }
+  const openIds = (tenant: string): Promise<string[]> => namesNewestFirst(store, openPrefix(tenant));
 
   /** The job under this id, queued; one that is there is left as it is. */
   async function start(tenant: string, spec: JobSpec): Promise<Job> {
@@ -329,14 +324,13 @@ export function createJobs(deps: {
         for (const day of await store.folders(endedPrefix(tenant))) {
           if (day >= today) break;
           const prefix = `${endedPrefix(tenant)}${day}/`;
-          for await (const key of listKeys(store, prefix)) {
-            const id = key.slice(prefix.length);
+          for await (const id of listNames(store, prefix)) {
             try {
               if ((await find(jobRef(tenant, id))) !== null) {
                 await jobs.remove(tenant, id);
                 count++;
               }
-              await store.delete(key);
+              await store.delete(prefix + id);
             } catch (error) {
               // Still needed; it is looked at again the next time.
               if (!(error instanceof ProblemError)) throw error;

@@ -9,7 +9,7 @@ import { ulid } from 'ulid';
 import { z } from 'zod';
 import { keySchema, keyScopes, type CreatedKey, type Key, type KeyScope, type Page } from 'cherryq/contract';
 import { decodeJson, encodeJson } from './job-log.ts';
-import { listKeys } from './list-keys.ts';
+import { listNames } from './list-keys.ts';
 import type { Caller, Clock, Keys, Store } from './ports.ts';
 import { ProblemError } from './problems.ts';
 
@@ -36,7 +36,7 @@ export interface Keyring {
 }
 
 export function createKeyring({ store, clock }: { store: Store; clock: Clock }): Keyring {
-  const known = new LRUCache<string, { record: KeyRecord; until: number }>({ max: 1000 });
+  const known = new LRUCache<string, KeyRecord>({ max: 1000, ttl: knownForMs });
   const recordKey = (id: string): string => `keys/${id}.json`;
   const revokedKey = (id: string): string => `keys/${id}.revoked`;
   const listPrefix = (tenant: string): string => `tenants/${tenant}/keys/`;
@@ -48,13 +48,10 @@ export function createKeyring({ store, clock }: { store: Store; clock: Clock }):
 
   async function readValid(id: string): Promise<KeyRecord | null> {
     const cached = known.get(id);
-    if (cached !== undefined && clock.now() < cached.until) return cached.record;
+    if (cached !== undefined) return cached;
     const [record, revoked] = await Promise.all([read(id), store.head(revokedKey(id))]);
-    if (record === null || revoked !== null) {
-      known.delete(id);
-      return null;
-    }
-    known.set(id, { record, until: clock.now() + knownForMs });
+    if (record === null || revoked !== null) return null;
+    known.set(id, record);
     return record;
   }
 
@@ -90,8 +87,8 @@ export function createKeyring({ store, clock }: { store: Store; clock: Clock }):
 
     async list(tenant) {
       const data: Key[] = [];
-      for await (const key of listKeys(store, listPrefix(tenant))) {
-        const record = await read(key.slice(listPrefix(tenant).length));
+      for await (const id of listNames(store, listPrefix(tenant))) {
+        const record = await read(id);
         if (record !== null) data.push(await view(record));
       }
       return { object: 'list', data, hasMore: false, next: null };

@@ -49,16 +49,16 @@ interface Bucket {
 }
 
 export function createMeter({ store, clock, models, datasets, defaults = {} }: MeterDeps): Meter {
-  const known = new LRUCache<string, { limits: Limits; until: number }>({ max: 1000 });
+  const known = new LRUCache<string, Limits>({ max: 1000, ttl: knownForMs });
   const buckets = new LRUCache<string, Bucket>({ max: 10_000 });
 
   async function limitsOf(tenant: string): Promise<Limits> {
     const cached = known.get(tenant);
-    if (cached !== undefined && clock.now() < cached.until) return cached.limits;
+    if (cached !== undefined) return cached;
     const body = await store.get(`tenants/${tenant}/limits.json`);
     const own = body === null ? {} : limitsSchema.partial().parse(decodeJson(body));
     const limits = limitsSchema.parse({ ...defaults, ...own });
-    known.set(tenant, { limits, until: clock.now() + knownForMs });
+    known.set(tenant, limits);
     return limits;
   }
 

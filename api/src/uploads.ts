@@ -22,7 +22,7 @@ import {
   type UploadFile,
 } from 'cherryq/contract';
 import { decodeJson, deletedKey, encodeJson } from './job-log.ts';
-import { listKeys } from './list-keys.ts';
+import { listNames, namesNewestFirst } from './list-keys.ts';
 import { findNewest, idsAfter, idsNewestFirst, indexKey } from './newest-first.ts';
 import { createPartUploads, partBytesOf, type PartUploads } from './part-uploads.ts';
 import type { Clock, Store } from './ports.ts';
@@ -88,12 +88,8 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
     `tenants/${tenant}/fingerprints/${kind}s/${fingerprint}/`;
 
   /** Those of equal content, newest first. */
-  async function idsOf(tenant: string, fingerprint: string): Promise<string[]> {
-    const ids: string[] = [];
-    const start = fingerprintPrefix(tenant, fingerprint);
-    for await (const key of listKeys(store, start)) ids.push(key.slice(start.length));
-    return ids.reverse();
-  }
+  const idsOf = (tenant: string, fingerprint: string): Promise<string[]> =>
+    namesNewestFirst(store, fingerprintPrefix(tenant, fingerprint));
 
   /** A record never changes; whether it is still there, `ready.json` or another look says. */
   const known = new LRUCache<string, UploadRecord>({ max: 500 });
@@ -120,8 +116,7 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
 
   async function uploadedPaths(tenant: string, id: string): Promise<Set<string>> {
     const paths = new Set<string>();
-    const start = filesPrefix(tenant, id);
-    for await (const key of listKeys(store, start)) paths.add(key.slice(start.length));
+    for await (const path of listNames(store, filesPrefix(tenant, id))) paths.add(path);
     return paths;
   }
 

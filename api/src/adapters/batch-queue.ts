@@ -40,7 +40,7 @@ import {
   readSpec,
   sealJob,
 } from '../job-log.ts';
-import { listKeys } from '../list-keys.ts';
+import { listNames } from '../list-keys.ts';
 import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
 import type * as Sdk from './batch-sdk.ts';
 
@@ -146,6 +146,12 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     return false;
   }
 
+  /** Whether somebody is submitting the job, or may be. */
+  const isClaimed = (entry: Entry | undefined): boolean =>
+    entry?.type === 'claimed' && clock.now() - Date.parse(entry.time) < claimExpiresMs;
+
+  const isPaused = async (job: JobRef): Promise<boolean> => (await readLatestState(store, job))?.status === 'paused';
+
   /** Batch jobs of this job that were told to stop, and may not have stopped yet. */
   async function stoppedIds(job: JobRef, upTo: number): Promise<ReadonlySet<string>> {
     const ids = new Set<string>();
@@ -250,6 +256,11 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     newest: { number: number; entry: Submitted },
     detail: BatchDetail,
   ): Promise<boolean> {
+    if (await isPaused(job)) {
+      // Whoever paused it may have died before it could tell Batch.
+      await pause(job);
+      return false;
+    }
     const ended = await sealJob(store, job, clock);
     switch (detail.status) {
       case 'SUCCEEDED':
@@ -299,7 +310,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       const latest = await latestEntry(job);
       if (latest?.entry.type === 'submitted') return;
       // Whoever has claimed it is at it, or `reconcile` finds out that nobody is.
-      if (latest?.entry.type === 'claimed' && clock.now() - Date.parse(latest.entry.time) < claimExpiresMs) return;
+      if (isClaimed(latest?.entry)) return;
       await submitAfter(job, latest?.number ?? 0);
     },
 
@@ -338,9 +349,8 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     async reconcile() {
       let [open, submitted, ended] = [0, 0, 0];
       for (const tenant of await store.folders('tenants/')) {
-        const start = openPrefix(tenant);
-        for await (const key of listKeys(store, start)) {
-          const job = jobRef(tenant, key.slice(start.length));
+        for await (const id of listNames(store, openPrefix(tenant))) {
+          const job = jobRef(tenant, id);
           open++;
           try {
             const outcome = await reconcileJob(job);
@@ -369,10 +379,6 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     const latest = await latestEntry(job);
     if (latest?.entry.type === 'submitted') {
       const { number, entry } = latest;
-      if ((await readLatestState(store, job))?.status === 'paused') {
-        await pause(job);
-        return 'waits';
-      }
       const detail = await describeJob(entry.batchJobId);
       if (detail !== null) return (await settle(job, { number, entry }, detail)) ? 'ended' : 'waits';
       // Batch forgets jobs a week after their end.
@@ -386,9 +392,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       await finishJob(store, job, clock);
       return 'ended';
     }
-    if (latest?.entry.type === 'claimed' && clock.now() - Date.parse(latest.entry.time) < claimExpiresMs)
-      return 'waits';
-    if ((await readLatestState(store, job))?.status === 'paused') return 'waits';
+    if (isClaimed(latest?.entry) || (await isPaused(job))) return 'waits';
     return (await submitAfter(job, latest?.number ?? 0)) ? 'submitted' : 'waits';
   }
 

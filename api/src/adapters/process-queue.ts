@@ -29,7 +29,7 @@ import {
   type Exit,
 } from '../attempt-end.ts';
 import { forgetJob, jobRef, openPrefix, readLatestState, readSpec } from '../job-log.ts';
-import { listKeys } from '../list-keys.ts';
+import { listNames } from '../list-keys.ts';
 import type { Clock, JobRef, Logger, Queue, Store } from '../ports.ts';
 
 export interface ProcessQueueOptions {
@@ -203,9 +203,8 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
     async recover() {
       let count = 0;
       for (const tenant of await store.folders('tenants/')) {
-        const prefix = openPrefix(tenant);
-        for await (const key of listKeys(store, prefix)) {
-          const job = jobRef(tenant, key.slice(prefix.length));
+        for await (const id of listNames(store, openPrefix(tenant))) {
+          const job = jobRef(tenant, id);
           const spec = await readSpec(store, job);
           // Its creation broke off, and nobody is at it: the folder has one server.
           if (spec === null) await forgetJob(store, job);

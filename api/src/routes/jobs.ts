@@ -1,7 +1,7 @@
 /** Jobs over HTTP: create, list, read, stop and go on, delete. */
 import { createRoute } from '@hono/zod-openapi';
 import { listJobsQuerySchema } from 'cherryq/contract';
-import { idempotently } from '../idempotency.ts';
+import { createdHeaders, idempotently } from '../idempotency.ts';
 import type { Jobs } from '../jobs.ts';
 import { idempotencyHeaders, idParams, jsonBody, jsonContent, pages, problems, schemas, type Api } from '../openapi.ts';
 import type { Clock, Store } from '../ports.ts';
@@ -36,7 +36,7 @@ export function jobRoutes(app: Api, deps: { store: Store; clock: Clock; newId: (
     async (c) => {
       const body = c.req.valid('json');
       const tenant = c.var.tenant;
-      const { answer, replayed } = await idempotently(deps, {
+      const made = await idempotently(deps, {
         tenant,
         key: c.req.valid('header')['idempotency-key'],
         request: { route: 'POST /v1/jobs', body },
@@ -44,9 +44,7 @@ export function jobRoutes(app: Api, deps: { store: Store; clock: Clock; newId: (
         create: (id) => jobs.create(tenant, id, body),
         created: (id) => jobs.created(tenant, id),
       });
-      c.header('Location', `/v1/jobs/${answer.id}`);
-      if (replayed) c.header('Idempotent-Replayed', 'true');
-      return c.json(answer, 202);
+      return c.json(made.answer, 202, createdHeaders('/v1/jobs', made));
     },
   );
 
@@ -142,7 +140,7 @@ export function jobRoutes(app: Api, deps: { store: Store; clock: Clock; newId: (
     async (c) => {
       const { id } = c.req.valid('param');
       const tenant = c.var.tenant;
-      const { answer, replayed } = await idempotently(deps, {
+      const made = await idempotently(deps, {
         tenant,
         key: c.req.valid('header')['idempotency-key'],
         request: { route: `POST /v1/jobs/${id}/retry`, body: null },
@@ -150,9 +148,7 @@ export function jobRoutes(app: Api, deps: { store: Store; clock: Clock; newId: (
         create: (other) => jobs.retry(tenant, id, other),
         created: (other) => jobs.created(tenant, other),
       });
-      c.header('Location', `/v1/jobs/${answer.id}`);
-      if (replayed) c.header('Idempotent-Replayed', 'true');
-      return c.json(answer, 202);
+      return c.json(made.answer, 202, createdHeaders('/v1/jobs', made));
     },
   );
 

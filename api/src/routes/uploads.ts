@@ -1,7 +1,7 @@
 /** Models and datasets over HTTP: the same routes under two names. */
 import { createRoute, z } from '@hono/zod-openapi';
 import { listUploadsQuerySchema, type Page } from 'cherryq/contract';
-import { idempotently } from '../idempotency.ts';
+import { createdHeaders, idempotently } from '../idempotency.ts';
 import type { Jobs } from '../jobs.ts';
 import type { Meter } from '../limits.ts';
 import {
@@ -53,7 +53,7 @@ export function uploadRoutes(
     async (c) => {
       const body = c.req.valid('json');
       const tenant = c.var.tenant;
-      const { answer, replayed } = await idempotently(deps, {
+      const made = await idempotently(deps, {
         tenant,
         key: c.req.valid('header')['idempotency-key'],
         request: { route: `POST ${base}`, body },
@@ -67,9 +67,7 @@ export function uploadRoutes(
         },
         created: (id) => uploads.created(tenant, id),
       });
-      c.header('Location', `${base}/${answer.id}`);
-      if (replayed) c.header('Idempotent-Replayed', 'true');
-      return c.json(answer, 201);
+      return c.json(made.answer, 201, createdHeaders(base, made));
     },
   );
 

@@ -253,6 +253,18 @@ describe('pausing a job', () => {
     expect((await readJob(job)).status).toBe('paused');
   });
 
+  it('holds when the process died before it could tell Batch, and the worker went by itself', async () => {
+    const job = await create();
+    await start(job);
+    await advanceState(at.store, ref(job), () => stateOf('paused'));
+    become(0, { status: 'SUCCEEDED', container: { exitCode: 0 } });
+    await told(0);
+    await at.queue.reconcile();
+    expect(await readJob(job)).toMatchObject({ status: 'paused', error: null });
+    await act(job, 'resume');
+    expect(at.batch.jobs).toHaveLength(2);
+  });
+
   it('holds when it comes between the claim and the submission', async () => {
     const job = await create();
     at.batch.jobs.length = 0;
