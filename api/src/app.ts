@@ -18,6 +18,7 @@ import { healthRoutes } from './routes/health.ts';
 import { jobRoutes } from './routes/jobs.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { uploadRoutes } from './routes/uploads.ts';
+import { webhookRoutes } from './routes/webhooks.ts';
 import { createServices, type Services } from './services.ts';
 
 export interface AppDeps {
@@ -42,7 +43,7 @@ const maxBodyBytes = 2 * 1024 * 1024;
 
 export function createApp(options: AppDeps): Api {
   const { clock, keys, guard, logger, version } = options;
-  const { reader, models, datasets, jobs, keyring, meter } = options.services ?? createServices(options);
+  const { reader, models, datasets, jobs, keyring, meter, webhooks } = options.services ?? createServices(options);
   const nextId = monotonicFactory();
   const deps = { ...options, jobs, meter, newId: (): string => nextId(clock.now()) };
 
@@ -75,7 +76,7 @@ export function createApp(options: AppDeps): Api {
     await next();
     for (const [name, value] of Object.entries(rates)) c.header(name, value);
   });
-  app.on('POST', '/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: tooLarge }));
+  app.on(['POST', 'PATCH'], '/v1/*', bodyLimit({ maxSize: maxBodyBytes, onError: tooLarge }));
 
   healthRoutes(app, deps);
   uploadRoutes(app, 'model', { ...deps, uploads: models });
@@ -90,6 +91,7 @@ export function createApp(options: AppDeps): Api {
   artifactRoutes(app, deps);
   estimateRoutes(app, deps);
   keyRoutes(app, { keyring, meter });
+  webhookRoutes(app, { ...deps, webhooks });
 
   app.get('/openapi.json', (c) => c.json(openApiDocument(app, version)));
 
@@ -120,8 +122,11 @@ export function createApp(options: AppDeps): Api {
   return app;
 }
 
+/** Keys let others in, webhooks tell others what happens. */
+const adminPaths = ['/v1/keys', '/v1/webhooks'];
+
 function neededScope(method: string, path: string): KeyScope {
-  if (path === '/v1/keys' || path.startsWith('/v1/keys/')) return 'admin';
+  if (adminPaths.some((each) => path === each || path.startsWith(`${each}/`))) return 'admin';
   return method === 'GET' || method === 'HEAD' ? 'read' : 'write';
 }
 

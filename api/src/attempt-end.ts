@@ -15,6 +15,7 @@ import type { z } from 'zod';
 import type { endedSchema } from './limits.ts';
 import { listKeys } from './list-keys.ts';
 import type { Clock, JobRef, Store } from './ports.ts';
+import { announceEnd } from './webhook-log.ts';
 
 export interface Exit {
   readonly code: number | null;
@@ -94,6 +95,7 @@ export async function finishJob(store: Store, job: JobRef, clock: Clock): Promis
   // What an attempt that broke off had begun to write; nothing vouches for it.
   if (state?.status !== 'succeeded')
     for (const folder of ['artifacts', 'scratch']) await store.deletePrefix(`${job.prefix}/${folder}/`);
+  await announceEnd(store, job, clock);
   const ended: z.input<typeof endedSchema> = { seconds: await secondsRun(store, job) };
   // By the state's own time: whoever comes to this again writes the same.
   await store.put(endedKey(job, Date.parse(state?.time ?? '')), encodeJson(ended), { durable: false });

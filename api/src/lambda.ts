@@ -9,6 +9,7 @@
  *     CHERRYQ_LIMITS             what each tenant may use, as JSON (contract: `limitsSchema`); not set: as much as there is
  *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as JSON (contract: `machineSchema`, a list), the one to prefer first
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
+ *     CHERRYQ_WEBHOOK_NETWORKS   such as `10.0.0.0/8`, where webhooks may be beside the public internet; with commas between several
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
@@ -19,7 +20,8 @@ import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } 
 import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
 import { keyringKeys } from './keyring.ts';
-import { createServices, deleteOldJobs } from './services.ts';
+import { parseNetworks } from './webhook-call.ts';
+import { createServices, deleteOld } from './services.ts';
 import { logLine, systemClock, type LogEntry } from './ports.ts';
 import packageJson from '../package.json' with { type: 'json' };
 
@@ -27,6 +29,9 @@ import packageJson from '../package.json' with { type: 'json' };
 const unstreamedWindowMs = 5000;
 /** Below the front's limit, so that a stream ends by itself and the client goes on where it was. */
 const streamedWindowMs = 55_000;
+
+/** No call to a webhook is begun after so long; one takes up to 15 s more. */
+const deliverMs = 20_000;
 
 const streams = process.env.CHERRYQ_STREAMING === 'on';
 const storeUrl = setting('CHERRYQ_STORE', 's3://bucket/prefix');
@@ -43,6 +48,8 @@ const services = createServices({
   store,
   queue,
   clock: systemClock,
+  logger,
+  webhookNetworks: parseNetworks(process.env.CHERRYQ_WEBHOOK_NETWORKS ?? '', 'CHERRYQ_WEBHOOK_NETWORKS'),
   limits: jsonSetting('CHERRYQ_LIMITS', limitsSchema.partial(), '{"openJobs": 4}'),
   machines: jsonSetting(
     'CHERRYQ_MACHINES',
@@ -65,12 +72,14 @@ export const http = streams ? streamHandle(app) : handle(app, { isContentTypeBin
 
 export async function batchEvents(event: { detail: BatchDetail }): Promise<void> {
   await queue.onStateChange(event.detail);
+  await services.webhooks.deliverDue(deliverMs);
 }
 
 export async function reconcile(): Promise<Reconciled> {
   const found = await queue.reconcile();
-  const deleted = await deleteOldJobs(services, systemClock, retentionDays());
-  logger({ level: 'info', message: 'reconciled', ...found, deleted });
+  const webhooks = await services.webhooks.deliverDue(deliverMs);
+  const deleted = await deleteOld(services, systemClock, retentionDays());
+  logger({ level: 'info', message: 'reconciled', ...found, webhooks, deleted });
   return found;
 }
 

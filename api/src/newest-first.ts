@@ -15,8 +15,8 @@ export type Collection = 'jobs' | 'models' | 'datasets';
 
 const indexPrefix = (tenant: string, collection: Collection): string => `tenants/${tenant}/index/${collection}/`;
 
-/** Its own inverse. */
-function turned(id: string): string {
+/** An id with every digit turned around, so that the newest sorts first; its own inverse. */
+export function turned(id: string): string {
   return Array.from(id, (digit) => digits[31 - digits.indexOf(digit)]).join('');
 }
 

@@ -118,14 +118,11 @@ export function validationProblem(
   received: unknown,
   schema?: unknown,
 ): ProblemError {
-  if (part === 'param' && issues.some((issue) => issue.path[0] === 'id'))
-    return new ProblemError(
-      'not_found',
-      `nothing has the id ${quote(valueAt(received, ['id']))}; ids have 26 characters`,
-      {
-        param: 'id',
-      },
-    );
+  const id = issues.map((issue) => String(issue.path[0])).find((name) => name === 'id' || name.endsWith('Id'));
+  if (part === 'param' && id !== undefined) {
+    const detail = `nothing has the id ${quote(valueAt(received, [id]))}; ids have 26 characters`;
+    return new ProblemError('not_found', detail, { param: id });
+  }
   const errors = issues.flatMap((issue) => describeIssue(issue, received, schema));
   const more = errors.length > 1 ? ` (and ${errors.length - 1} more, see errors)` : '';
   const first = errors[0] ?? { pointer: '', detail: 'is not valid' };

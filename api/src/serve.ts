@@ -8,6 +8,7 @@ import { Server } from 'node:http';
 import { mkdir } from 'node:fs/promises';
 import type { AddressInfo } from 'node:net';
 import { resolve } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import type { KeyScope, Limits } from 'cherryq/contract';
 import { InputError, openStore } from '@cherryq/batch-jobs/storage';
@@ -17,7 +18,8 @@ import type { Api } from './openapi.ts';
 import { createKeyring, keyOf, keyringKeys, type Keyring } from './keyring.ts';
 import { localKeys, localTenant, logLine, systemClock, type Keys, type LogEntry, type Logger } from './ports.ts';
 import { ProblemError } from './problems.ts';
-import { createServices, deleteOldJobs } from './services.ts';
+import { everyNetwork } from './webhook-call.ts';
+import { createServices, deleteOld, type Services } from './services.ts';
 import { holdFolder } from './server-file.ts';
 import packageJson from '../package.json' with { type: 'json' };
 
@@ -29,6 +31,7 @@ export const defaultPort = 7433;
 /** Requests that are under way when the server closes have so long to end. */
 const drainMs = 2000;
 const sweepEveryMs = 3_600_000;
+const deliverEveryMs = 1000;
 
 export interface ServeOptions {
   /** Folder of the store; made if it is not there. */
@@ -82,7 +85,9 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     const storeUrl = pathToFileURL(storeFolder).href;
     const store = openStore(storeUrl);
     const queue = createProcessQueue({ ...options, store, storeUrl, clock: systemClock, logger, graceMs });
-    const services = createServices({ store, queue, clock: systemClock, limits });
+    // Whoever uses a server on this machine alone may call what runs on it.
+    const webhookNetworks = isOpen ? [] : everyNetwork;
+    const services = createServices({ store, queue, clock: systemClock, logger, limits, webhookNetworks });
     const { keyring } = services;
     if (isOpen && !(await keyring.any()))
       throw new InputError(
@@ -106,23 +111,34 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     const recoveredJobs = await queue.recover();
 
     const sweep = (): void =>
-      void deleteOldJobs(services, systemClock, retentionDays).catch((error: unknown) =>
+      void deleteOld(services, systemClock, retentionDays).catch((error: unknown) =>
         logger({ level: 'error', message: 'old jobs could not be deleted; the next try is in an hour', error }),
       );
     sweep();
     const sweeping = setInterval(sweep, sweepEveryMs);
+    const delivering = deliverUntil(stop.signal, services, logger);
 
     let closing: Promise<void> | undefined;
     const close = async (): Promise<void> => {
       clearInterval(sweeping);
       stop.abort();
-      await Promise.all([stopListening(), queue.close({ graceMs })]);
+      await Promise.all([stopListening(), queue.close({ graceMs }), delivering]);
       await hold.release();
     };
     return { url, app, recoveredJobs, close: () => (closing ??= close()) };
   } catch (error) {
     await hold.release();
     throw error;
+  }
+}
+
+/** Calls webhooks as they become due; ends, after the calls under way, once the signal is given. */
+async function deliverUntil(signal: AbortSignal, { webhooks }: Services, logger: Logger): Promise<void> {
+  while (!signal.aborted) {
+    await webhooks
+      .deliverDue()
+      .catch((error: unknown) => logger({ level: 'error', message: 'webhooks could not be called', error }));
+    await sleep(deliverEveryMs, undefined, { signal }).catch(() => undefined);
   }
 }
 

@@ -6,8 +6,10 @@ import { createJobReader, type JobReader } from './job-reader.ts';
 import { createJobs, type Jobs } from './jobs.ts';
 import { createKeyring, type Keyring } from './keyring.ts';
 import { createMeter, type Meter } from './limits.ts';
-import type { Clock, Queue, Store } from './ports.ts';
+import type { Clock, Logger, Queue, Store } from './ports.ts';
 import { createUploads, type Uploads } from './uploads.ts';
+import type { Networks } from './webhook-call.ts';
+import { createWebhooks, type Webhooks } from './webhooks.ts';
 
 export interface Services {
   readonly reader: JobReader;
@@ -16,16 +18,20 @@ export interface Services {
   readonly jobs: Jobs;
   readonly keyring: Keyring;
   readonly meter: Meter;
+  readonly webhooks: Webhooks;
 }
 
 export interface ServiceDeps {
   store: Store;
   queue: Queue;
   clock: Clock;
+  logger: Logger;
   /** Of tenants that have none of their own; default: none. */
   limits?: Partial<Limits>;
   /** That jobs may run on, the one to prefer first; default: this machine. */
   machines?: readonly Machine[];
+  /** Beyond the public internet, that webhooks may be in; default: none. */
+  webhookNetworks?: Networks;
 }
 
 export function createServices(deps: ServiceDeps): Services {
@@ -35,7 +41,8 @@ export function createServices(deps: ServiceDeps): Services {
   const meter = createMeter({ ...deps, models, datasets, defaults: deps.limits });
   const estimator = createEstimator({ store: deps.store, reader, machines: deps.machines ?? [thisMachine()] });
   const jobs = createJobs({ ...deps, reader, models, datasets, meter, estimator });
-  return { reader, models, datasets, jobs, keyring: createKeyring(deps), meter };
+  const webhooks = createWebhooks({ ...deps, networks: deps.webhookNetworks ?? [] });
+  return { reader, models, datasets, jobs, keyring: createKeyring(deps), meter, webhooks };
 }
 
 /** As it is found here: TensorFlow on all cores is the larger user of memory. */
@@ -53,8 +60,14 @@ export function thisMachine(engine: Machine['engine'] = 'native'): Machine {
 }
 
 const dayMs = 86_400_000;
+/** Deliveries can be looked at and replayed for so long. */
+const deliveryDays = 30;
 
-/** Deletes jobs that ended so many days ago.  @param days null: they are kept  @returns how many were deleted */
-export async function deleteOldJobs({ jobs }: Services, clock: Clock, days: number | null): Promise<number> {
+/**
+ * Deletes what nobody needs any more: deliveries of webhooks, and jobs that ended so many days ago.
+ * @param days null: jobs are kept   @returns how many jobs were deleted
+ */
+export async function deleteOld({ jobs, webhooks }: Services, clock: Clock, days: number | null): Promise<number> {
+  await webhooks.forgetBefore(clock.now() - deliveryDays * dayMs);
   return days === null ? 0 : jobs.removeEndedBefore(clock.now() - days * dayMs);
 }

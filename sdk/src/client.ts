@@ -51,7 +51,7 @@ export interface RequestBody {
 }
 
 export interface Call {
-  method: 'GET' | 'POST' | 'PUT' | 'DELETE';
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   /** Begins with a slash; its variable parts are encoded already. */
   path: string;
   query?: Record<string, string | number | undefined>;

@@ -88,6 +88,14 @@ export class TimeoutError extends CherryQError {
 export class IntegrityError extends CherryQError {
   override readonly name = 'IntegrityError';
 }
+/** A call that says it is of a webhook, and is not, or not now. */
+export class SignatureError extends CherryQError {
+  override readonly name = 'SignatureError';
+
+  constructor(code: string, message: string, param: string | null) {
+    super(message, { code, param });
+  }
+}
 /** Found wrong before anything was sent. */
 export class InputError extends CherryQError {
   override readonly name = 'InputError';

@@ -10,6 +10,7 @@ import { Health } from './health.ts';
 import { Jobs } from './jobs.ts';
 import { Keys } from './keys.ts';
 import { Uploads } from './uploads.ts';
+import { Webhooks } from './webhooks.ts';
 
 /**
  * A client of one CherryQ server.
@@ -28,6 +29,7 @@ export class CherryQ {
   readonly artifacts: Artifacts;
   readonly health: Health;
   readonly keys: Keys;
+  readonly webhooks: Webhooks;
 
   /** @throws InputError when `baseUrl` is not an address */
   constructor(options: ClientOptions = {}) {
@@ -40,6 +42,7 @@ export class CherryQ {
     this.artifacts = new Artifacts(transport);
     this.health = new Health(transport);
     this.keys = new Keys(transport);
+    this.webhooks = new Webhooks(transport);
   }
 }
 
@@ -56,20 +59,24 @@ export {
   PermissionError,
   RateLimitError,
   ServerError,
+  SignatureError,
   TimeoutError,
   UnprocessableError,
 } from './errors.ts';
 export { fingerprintOf } from './uploads.ts';
+export { unwrapWebhook } from './webhooks.ts';
 export type { ClientOptions, RequestBody, RequestLogEntry, RequestOptions, StreamedAnswer } from './client.ts';
 export type { ListEventsQuery, StreamEventsOptions } from './events.ts';
 export type { CreateJobOptions, ListJobsQuery, WaitOptions } from './jobs.ts';
 export type { ListUploadsQuery, UploadOptions, UploadProgress, UploadSource } from './uploads.ts';
+export type { CreateWebhookOptions, HeadersLike, ListDeliveriesQuery, UnwrapOptions } from './webhooks.ts';
 export type {
   ArtifactFile,
   Bits,
   Capabilities,
   CreateJob,
   CreateUpload,
+  CreateWebhook,
   Dataset,
   GroupSize,
   Job,
@@ -88,5 +95,12 @@ export type {
   Progress,
   Scheme,
   Training,
+  UpdateWebhook,
   UploadFile,
+  Webhook,
+  WebhookAttempt,
+  WebhookDelivery,
+  WebhookEvent,
+  WebhookPayload,
+  WebhookWithSecret,
 } from './contract/index.ts';

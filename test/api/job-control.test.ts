@@ -4,7 +4,7 @@ import { finishJob } from '../../api/src/attempt-end.ts';
 import { createApp } from '../../api/src/app.ts';
 import { deletedKey, endedKey, jobRef, openKey } from '../../api/src/job-log.ts';
 import { localKeys, systemClock } from '../../api/src/ports.ts';
-import { createServices, deleteOldJobs } from '../../api/src/services.ts';
+import { createServices, deleteOld } from '../../api/src/services.ts';
 import {
   createPlannedJob,
   eventsOf,
@@ -231,11 +231,11 @@ describe('deleting', () => {
     await putAway(old.id);
     const waiting = await createPlannedJob(api, 'wait');
     const services = createServices({ ...api, clock: systemClock });
-    expect(await deleteOldJobs(services, systemClock, null)).toBe(0);
-    expect(await deleteOldJobs(services, systemClock, 1)).toBe(0);
+    expect(await deleteOld(services, systemClock, null)).toBe(0);
+    expect(await deleteOld(services, systemClock, 1)).toBe(0);
     const later = { now: () => Date.now() + 3 * 86_400_000 };
-    expect(await deleteOldJobs(services, later, 1)).toBe(1);
-    expect(await deleteOldJobs(services, later, 1)).toBe(0);
+    expect(await deleteOld(services, later, 1)).toBe(1);
+    expect(await deleteOld(services, later, 1)).toBe(0);
     const app = createApp({ ...api, clock: systemClock, keys: localKeys, version: '1', logger: () => undefined });
     expect((await app.request(`/v1/jobs/${old.id}`)).status).toBe(404);
     const left = await readJob(api, waiting.id);

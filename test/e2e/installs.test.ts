@@ -1,14 +1,17 @@
 /** The same flow on both installs: a folder with processes, and the private install's functions on S3 and Batch (moto). */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createHash } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
+import { text } from 'node:stream/consumers';
 import { GetObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
 import { startServer } from '@cherryq/api/serve';
-import { CherryQ } from 'cherryq';
+import { CherryQ, unwrapWebhook } from 'cherryq';
 import { manifestSchema, type JobEvent } from 'cherryq/contract';
 import { compress } from 'cherryq/node';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { until } from '../support/api.ts';
+import { listen } from '../support/listen.ts';
 import { startMoto } from '../support/moto.ts';
 import { openPrivateInstall, type PrivateInstall } from '../support/private-install.ts';
 import { fileFolder, writeModelFolder, writeText } from './folders.ts';
@@ -26,6 +29,11 @@ beforeAll(async () => {
 
 /** Upload, job, events, result; and a job that cannot be.  @returns the SHA-256 of every file of the result, and the events */
 async function flow(client: CherryQ, out: string) {
+  const calls: { headers: IncomingHttpHeaders; body: string }[] = [];
+  const receiver = await listen((request, response) => {
+    void text(request).then((body) => calls.push({ headers: request.headers, body }) && response.writeHead(204).end());
+  });
+  const webhook = await client.webhooks.create({ url: receiver, events: ['job.succeeded'] });
   const events: JobEvent[] = [];
   const options = {
     model,
@@ -42,12 +50,21 @@ async function flow(client: CherryQ, out: string) {
   expect(events.at(-1)?.type).toBe('job.succeeded');
   expect(events.filter(({ type }) => type === 'job.started')).toHaveLength(1);
 
+  const [call] = await until(
+    () => Promise.resolve(calls),
+    (all) => all.length > 0,
+  );
+  const told = await unwrapWebhook(call.body, call.headers, webhook.secret);
+  expect(told).toMatchObject({ type: 'job.succeeded', data: { id: job.id, status: 'succeeded' } });
+
   const refused = compress(client, {
     ...options,
     scheme: { ...options.scheme, groupSize: 4096 },
     out: `${out}-refused`,
   });
   await expect(refused).rejects.toMatchObject({ name: 'JobFailedError', fault: 'user' });
+  // It asked for successes only.
+  expect(calls).toHaveLength(1);
   const { files } = manifestSchema.parse(JSON.parse(readFileSync(join(out, 'manifest.json'), 'utf8')));
   const model_ = files.filter(({ path }) => path.startsWith('model/') || path.endsWith('.safetensors'));
   return { hashes: Object.fromEntries(model_.map(({ path, sha256 }) => [path, sha256])), events };

@@ -26,15 +26,18 @@ import { createProcessQueue, type ProcessQueue } from '../../api/src/adapters/pr
 import { createApp } from '../../api/src/app.ts';
 import { jobRef, readEventBatch, readEvents, readState } from '../../api/src/job-log.ts';
 import { keyringKeys, type Keyring } from '../../api/src/keyring.ts';
-import { createServices } from '../../api/src/services.ts';
+import { everyNetwork } from '../../api/src/webhook-call.ts';
+import { createServices, type Services } from '../../api/src/services.ts';
 import type { Api } from '../../api/src/openapi.ts';
-import { localKeys, systemClock, type JobRef, type LogEntry } from '../../api/src/ports.ts';
+import { localKeys, systemClock, type JobRef, type LogEntry, type Logger } from '../../api/src/ports.ts';
 
 export const storeWorker = new URL('./store-worker.mjs', import.meta.url).pathname;
 
 export interface TestApi {
   app: Api;
   keyring: Keyring;
+  webhooks: Services['webhooks'];
+  logger: Logger;
   store: Store;
   queue: ProcessQueue;
   folder: string;
@@ -74,8 +77,8 @@ export async function openTestApi({
     graceMs: 300,
     backoffMs: 10,
   });
-  const services = createServices({ store, queue, clock, limits });
-  const { keyring } = services;
+  const services = createServices({ store, queue, clock, logger, limits, webhookNetworks: everyNetwork });
+  const { keyring, webhooks } = services;
   const app = createApp({
     services,
     store,
@@ -89,6 +92,8 @@ export async function openTestApi({
   return {
     app,
     keyring,
+    webhooks,
+    logger,
     store,
     queue,
     folder,

@@ -83,6 +83,8 @@ export async function openPrivateInstall(moto: Moto): Promise<PrivateInstall> {
     CHERRYQ_STORE: `s3://${bucket}/${prefix}`,
     CHERRYQ_BATCH_QUEUE: 'cherryq-gpus',
     CHERRYQ_BATCH_DEFINITION: 'cherryq-worker',
+    // Where the tests' receivers are.
+    CHERRYQ_WEBHOOK_NETWORKS: '127.0.0.0/8',
   });
   const functions = (await import(lambdaBundle)) as Functions;
 

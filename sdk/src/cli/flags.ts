@@ -10,6 +10,7 @@ import { UsageError } from './command.ts';
 /** What zod says of a field in JSON Schema, as far as our fields use it. */
 interface FieldSchema {
   type?: string;
+  format?: string;
   const?: unknown;
   enum?: unknown[];
   anyOf?: FieldSchema[];
@@ -21,6 +22,9 @@ interface FieldSchema {
   exclusiveMaximum?: number;
 }
 
+/** How a value is shown, by its format or its type. */
+const hints: Readonly<Record<string, string>> = { uri: 'URL', string: 'TEXT', boolean: 'true|false' };
+
 type Described<Schema extends z.ZodObject> = Record<keyof z.infer<Schema> & string, string>;
 
 /** @param descriptions one sentence per field; a missing one does not compile */
@@ -31,7 +35,7 @@ export function flagsOf<Schema extends z.ZodObject>(
   return Object.fromEntries(
     Object.entries(fieldsOf(schema)).map(([name, field]) => {
       const about = descriptions[name as keyof Described<Schema>];
-      const standard = field.default === undefined ? '' : `; default ${String(field.default)}`;
+      const standard = field.default === undefined || field.default === '' ? '' : `; default ${String(field.default)}`;
       return [
         kebabCase(name),
         { type: 'string', valueHint: hintOf(field), description: `${about} (${allowedOf(field)}${standard})` },
@@ -49,12 +53,18 @@ export function parseFlags<Schema extends z.ZodObject>(
   const given = Object.keys(fields).flatMap((name) => {
     const text = args[kebabCase(name)];
     if (typeof text !== 'string') return [];
-    const isList = fields[name].type === 'array';
-    return [[name, isList ? text.split(',').map((item) => valueOf(item.trim())) : valueOf(text)] as const];
+    const { items, type } = fields[name];
+    const list = text.split(',').map((item) => valueOf(item.trim(), items));
+    return [[name, type === 'array' ? list : valueOf(text, fields[name])] as const];
   });
   const parsed = schema.safeParse(Object.fromEntries(given));
   if (parsed.success) return parsed.data;
-  const name = String(parsed.error.issues[0]?.path[0]);
+  const [issue] = parsed.error.issues;
+  if (issue?.path.length === 0) {
+    const flags = Object.keys(fields).map((field) => `--${kebabCase(field)}`);
+    throw new UsageError(`what was given ${issue.message}; there are ${flags.join(', ')}`);
+  }
+  const name = String(issue?.path[0]);
   const flag = `--${kebabCase(name)}`;
   const field = fields[name];
   if (field === undefined) throw parsed.error;
@@ -145,15 +155,19 @@ function fieldsOf(schema: z.ZodObject): Record<string, FieldSchema> {
   return (z.toJSONSchema(schema, { io: 'input' }).properties ?? {}) as Record<string, FieldSchema>;
 }
 
-const valueOf = (text: string): string | number =>
-  text.trim() !== '' && Number.isFinite(Number(text)) ? Number(text) : text;
+function valueOf(text: string, field: FieldSchema = {}): string | number | boolean {
+  if (field.type === 'boolean' && /^(true|false)$/.test(text)) return text === 'true';
+  const isNumber = field.type !== 'string' && text.trim() !== '' && Number.isFinite(Number(text));
+  return isNumber ? Number(text) : text;
+}
 
 /** `2|3|4|8`, `N|row`, `N` */
 function hintOf(field: FieldSchema): string {
   if (field.anyOf) return field.anyOf.map(hintOf).join('|');
   if (field.items) return `${hintOf(field.items)},...`;
   if (field.const !== undefined) return String(field.const);
-  return field.enum ? field.enum.join('|') : 'N';
+  if (field.enum) return field.enum.join('|');
+  return hints[field.format ?? ''] ?? hints[field.type ?? ''] ?? 'N';
 }
 
 /** `2, 3, 4 or 8`; `a whole number of at least 1 or row`; `a number above 0 and at most 0.25` */
@@ -162,6 +176,9 @@ function allowedOf(field: FieldSchema): string {
   if (field.items) return `a list, by commas, of ${allowedOf(field.items)}`;
   if (field.const !== undefined) return String(field.const);
   if (field.enum) return listed(field.enum.map(String));
+  if (field.format === 'uri') return 'an address';
+  if (field.type === 'string') return 'text';
+  if (field.type === 'boolean') return 'true or false';
   const { minimum, exclusiveMinimum: above, exclusiveMaximum: below } = field;
   // zod bounds every whole number by what is safe, which tells nobody anything.
   const maximum = field.maximum === Number.MAX_SAFE_INTEGER ? undefined : field.maximum;

@@ -1,6 +1,6 @@
 /** `cherryq jobs`: look at jobs, follow, stop and delete them. */
 import { listJobsQuerySchema, type Job } from 'cherryq/contract';
-import { JobFailedError, type CherryQ } from '../index.ts';
+import { JobFailedError } from '../index.ts';
 import { downloadArtifacts } from '../node.ts';
 import { command, group } from './command.ts';
 import { flagsOf, parseFlags } from './flags.ts';
@@ -8,7 +8,7 @@ import { interruptible, printFolder, printOutcome } from './follow.ts';
 import { renderTable, schemeLabel } from './format.ts';
 import { print, printJson, type Io } from './io.ts';
 import { createProgress, describe } from './progress.ts';
-import { serverFlags, withServer } from './server.ts';
+import { look, serverFlags, withServer } from './server.ts';
 
 const id = { type: 'positional', required: true, description: 'Id of the job' } as const;
 const json = { type: 'boolean', description: 'Print JSON, nothing else' } as const;
@@ -262,17 +262,6 @@ const events = (io: Io) =>
       });
     },
   });
-
-/** With a server that starts no work of its own. */
-function look<Result>(
-  io: Io,
-  args: { server?: string; 'data-dir'?: string },
-  use: (client: CherryQ, signal: AbortSignal) => Promise<Result>,
-): Promise<Result> {
-  const signal = io.interrupted;
-  const options = { server: args.server, dataDir: args['data-dir'], concurrency: 0 };
-  return withServer(io, options, ({ client }) => use(client, signal));
-}
 
 function shareOf({ status, progress }: Job): string {
   if (status === 'succeeded') return '100 %';

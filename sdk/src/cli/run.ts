@@ -14,6 +14,7 @@ import { inspectCommand } from './inspect.ts';
 import { Interrupted, note, paintFor, print, printJson, type Io } from './io.ts';
 import { jobsCommand } from './jobs.ts';
 import { keysCommand } from './keys.ts';
+import { webhooksCommand } from './webhooks.ts';
 import { serveCommand } from './serve.ts';
 
 const { version } = packageJson;
@@ -29,6 +30,7 @@ export const rootCommand = (io: Io): Command =>
       jobs: jobsCommand(io),
       serve: serveCommand(io),
       keys: keysCommand(io),
+      webhooks: webhooksCommand(io),
       inspect: inspectCommand(io),
       eval: evalCommand(io),
       generate: generateCommand(io),

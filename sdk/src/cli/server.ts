@@ -85,6 +85,17 @@ export async function withServer<Result>(
   }
 }
 
+/** The same for a command that starts no work of its own. */
+export function look<Result>(
+  io: Io,
+  args: { server?: string; 'data-dir'?: string },
+  use: (client: CherryQ, signal: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const signal = io.interrupted;
+  const options = { server: args.server, dataDir: args['data-dir'], concurrency: 0 };
+  return withServer(io, options, ({ client }) => use(client, signal));
+}
+
 /** Address of the server that holds a data folder; null when none answers. */
 async function findLocalServer(dataDir: string): Promise<string | null> {
   const startingUntil = Date.now() + 5000;

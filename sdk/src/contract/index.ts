@@ -9,3 +9,4 @@ export * from './artifacts.ts';
 export * from './problems.ts';
 export * from './health.ts';
 export * from './keys.ts';
+export * from './webhooks.ts';
