@@ -61,7 +61,7 @@ const entries = [
   { outdir: 'api/dist', entryPoints: ['api/src/serve.ts'], outbase: 'api/src' },
   {
     outdir: 'api/bench/dist',
-    entryPoints: ['api/bench/load.ts', 'api/bench/load-server.ts'],
+    entryPoints: ['api/bench/load.ts', 'api/bench/load-server.ts', 'api/bench/cold-start.ts'],
     outbase: 'api/bench',
   },
   {
