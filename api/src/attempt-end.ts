@@ -1,5 +1,5 @@
 /** What the end of an attempt, a life of a worker, says about its job. Every queue acts on it in the same way. */
-import { exitCodes, type JobError } from 'cherryq/contract';
+import { exitCodes, noOutcome, type JobError } from 'cherryq/contract';
 import {
   advanceState,
   appendEvents,
@@ -81,8 +81,7 @@ export async function failJob(store: Store, job: JobRef, clock: Clock, error: Jo
     by: 'queue',
     keepCheckpoint: false,
     error,
-    result: null,
-    analysisResult: null,
+    ...noOutcome,
   }));
   if (changed) await appendEvents(store, job, clock, [{ type: 'job.failed', error }]);
 }

@@ -5,14 +5,14 @@
 import { planJob, type JobPlan } from '@cherryq/batch-jobs/planning';
 import { InputError } from '@cherryq/batch-jobs/storage';
 import {
+  anyResultOf,
   engineNames,
-  type createJobSchema,
   type EngineName,
   type Estimate,
+  type JobSettings,
   type KeptEstimate,
   type Machine,
 } from 'cherryq/contract';
-import type { z } from 'zod';
 import { decodeJson, jobRef } from './job-log.ts';
 import type { JobReader } from './job-reader.ts';
 import { idsNewestFirst } from './newest-first.ts';
@@ -20,10 +20,9 @@ import type { Store } from './ports.ts';
 import type { Upload } from './uploads.ts';
 
 export interface EstimatedJob {
-  readonly request: z.output<typeof createJobSchema>;
-  readonly model: Upload;
-  /** Store prefix of its files. */
-  readonly modelPrefix: string;
+  readonly request: JobSettings;
+  /** Where its files are in the store, and what it is called. */
+  readonly model: { readonly name: string; readonly prefix: string };
   readonly calibration: Upload | null;
   readonly evaluation: Upload | null;
   readonly analysis: readonly Upload[];
@@ -83,8 +82,8 @@ export function createEstimator({
     for (const id of ids) {
       const record = await reader.read(jobRef(tenant, id));
       const ended = record?.states.at(-1);
-      const outcome = ended?.result ?? ended?.analysisResult;
-      if (!record?.spec.estimate || !outcome || ended?.status !== 'succeeded') continue;
+      const outcome = ended && anyResultOf(ended);
+      if (!record?.spec.estimate || !outcome || ended.status !== 'succeeded') continue;
       engine ??= engineNames.find((name) => name === outcome.engine) ?? null;
       const rate = record.spec.estimate.operations / Math.max(leastSeconds, outcome.seconds - startSeconds);
       all.push(rate);
@@ -95,8 +94,8 @@ export function createEstimator({
   }
 
   return {
-    async estimate(tenant, { request, model, modelPrefix, calibration, evaluation, analysis }) {
-      const configJson = await configOf(modelPrefix);
+    async estimate(tenant, { request, model, calibration, evaluation, analysis }) {
+      const configJson = await configOf(model.prefix);
       const history = await historyOf(tenant, request, machines[0]?.startSeconds ?? 0);
       const { operationsPerSecond: rate } = history;
       const texts = [calibration, ...analysis].filter((text) => text !== null);
@@ -119,7 +118,7 @@ export function createEstimator({
       return {
         object: 'estimate',
         allowed: chosen.fits,
-        reason: chosen.fits ? null : reasonOf(model, chosen.plan, chosen.machine),
+        reason: chosen.fits ? null : reasonOf(model.name, chosen.plan, chosen.machine, request.kind),
         parameters,
         hostBytes,
         deviceBytes,
@@ -157,13 +156,20 @@ function fits({ hostBytes, deviceBytes }: JobPlan, machine: Machine): boolean {
   return hostBytes <= tolerance * machine.hostBytes && deviceBytes <= tolerance * (machine.deviceBytes ?? 0);
 }
 
-function reasonOf(model: Upload, plan: JobPlan, { name, hostBytes, deviceBytes }: Machine): string {
+function reasonOf(
+  model: string,
+  plan: JobPlan,
+  { name, hostBytes, deviceBytes }: Machine,
+  kind: JobSettings['kind'],
+): string {
   const onDevice = plan.deviceBytes > tolerance * (deviceBytes ?? 0);
-  const [kind, needed, there] = onDevice
+  const [memory, needed, there] = onDevice
     ? ['GPU memory', plan.deviceBytes, deviceBytes ?? 0]
     : ['memory', plan.hostBytes, hostBytes];
+  const needs = `${model} needs about ${gigabytes(needed)} of ${memory} with these settings, and ${name} has ${gigabytes(there)}. `;
+  if (kind === 'evaluate') return `${needs}Use a machine with more`;
   return (
-    `${model.name} needs about ${gigabytes(needed)} of ${kind} with these settings, and ${name} has ${gigabytes(there)}. ` +
+    needs +
     'training.moments bfloat16, training.momentsIn file, training.mode blockWise, a smaller training.batchSize or sequenceLength take less; method rtn takes hardly any'
   );
 }

@@ -5,9 +5,11 @@
  * for the last word one wins and the other sees it.
  */
 import {
+  anyResultOf,
   jobReserve,
   jobSpecSchema,
   jobStateSchema,
+  outcomeOf,
   storedEventSchema,
   terminalStatuses,
   type JobEvent,
@@ -189,8 +191,8 @@ export const isClosingEvent = (event: JobEvent): boolean =>
   event.type === 'job.succeeded' || event.type === 'job.failed' || event.type === 'job.cancelled';
 
 function closingEvent(state: JobState): JobEventFields {
-  const { status, error, result, analysisResult } = state;
-  if (status === 'succeeded' && (result ?? analysisResult)) return { type: 'job.succeeded', result, analysisResult };
+  const { status, error } = state;
+  if (status === 'succeeded' && anyResultOf(state) !== null) return { type: 'job.succeeded', ...outcomeOf(state) };
   if (status === 'failed' && error) return { type: 'job.failed', error };
   if (status === 'cancelled') return { type: 'job.cancelled' };
   throw new Error(`state ${status} of a job holds neither its result nor its error`);

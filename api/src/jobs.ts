@@ -4,12 +4,15 @@
  */
 import {
   manifestSchema,
+  noOutcome,
+  outcomeOf,
+  schemesOf,
   terminalStatuses,
-  type createJobSchema,
   type Estimate,
   type listJobsQuerySchema,
   type Job,
   type JobEvent,
+  type JobSettings,
   type JobSpec,
   type JobState,
   type JobStatus,
@@ -39,17 +42,15 @@ import type { Clock, JobRef, Queue, Store } from './ports.ts';
 import { ProblemError } from './problems.ts';
 import type { Upload, Uploads } from './uploads.ts';
 
-export type JobRequest = z.output<typeof createJobSchema>;
-
 export type JobQuery = z.output<typeof listJobsQuerySchema>;
 
 export interface Jobs {
   /** Creates under this id and hands it to the queue; a job that exists is returned as it is. */
-  create(tenant: string, id: string, request: JobRequest): Promise<Job>;
+  create(tenant: string, id: string, request: JobSettings): Promise<Job>;
   /** The job as it was when it had been created and handed over; null when it was not. */
   created(tenant: string, id: string): Promise<Job | null>;
   /** @throws ProblemError as `create`, and InputError for a model that the trainer does not read */
-  estimate(tenant: string, request: JobRequest): Promise<Estimate>;
+  estimate(tenant: string, request: JobSettings): Promise<Estimate>;
   retrieve(tenant: string, id: string): Promise<Job>;
   /** Newest first. */
   list(tenant: string, query: JobQuery): Promise<Page<Job>>;
@@ -89,12 +90,15 @@ export function jobView({ spec, states, progress }: JobRecord): Job {
     status: latest?.status ?? 'queued',
     modelId: spec.modelId,
     modelName: spec.modelName,
-    scheme: spec.scheme,
-    training: spec.training,
+    scheme: spec.kind === 'evaluate' ? null : spec.scheme,
+    training: spec.kind === 'evaluate' ? null : spec.training,
     calibrationDatasetId: spec.calibrationDatasetId ?? null,
     evaluation: spec.evaluation ?? null,
     analysis: spec.analysis,
     formats: spec.formats,
+    artifact: spec.artifact ?? null,
+    baselineModelId: spec.baselineModelId ?? null,
+    comparison: spec.comparison ?? null,
     metadata: spec.metadata,
     retryOf: spec.retryOf,
     estimate: spec.estimate,
@@ -104,8 +108,7 @@ export function jobView({ spec, states, progress }: JobRecord): Job {
     attempt: Math.max(0, ...states.map((state) => state.attempt)),
     progress,
     error: ended?.error ?? null,
-    result: ended?.result ?? null,
-    analysisResult: ended?.analysisResult ?? null,
+    ...outcomeOf(ended ?? noOutcome),
   };
 }
 
@@ -146,12 +149,14 @@ export function createJobs(deps: {
 
   function estimateOf(
     tenant: string,
-    request: JobRequest,
-    { model, calibration, evaluation, analysis }: Awaited<ReturnType<typeof inputsOf>>,
+    request: JobSettings,
+    { model, calibration, evaluation, analysis }: JobInputs,
   ): Promise<Estimate> {
-    const modelPrefix = models.filesPrefix(tenant, model.id);
-    return estimator.estimate(tenant, { request, model, modelPrefix, calibration, evaluation, analysis });
+    return estimator.estimate(tenant, { request, model, calibration, evaluation, analysis });
   }
+
+  const inputsOf = (tenant: string, request: JobSettings): Promise<JobInputs> =>
+    findInputs(tenant, request, { store, reader, models, datasets });
 
   const changedState = (status: JobStatus, latest: JobState | null): JobState => ({
     status,
@@ -160,27 +165,32 @@ export function createJobs(deps: {
     by: 'api',
     keepCheckpoint: false,
     error: null,
-    result: null,
-    analysisResult: null,
+    ...noOutcome,
   });
 
   const jobs: Jobs = {
     async create(tenant, id, request) {
-      const inputs = await inputsOf(tenant, request, models, datasets);
-      const { model, calibration, evaluation, tasks, analysis } = inputs;
+      const inputs = await inputsOf(tenant, request);
+      const { model, baseline, calibration, evaluation, tasks, analysis } = inputs;
       const estimate = await estimateOf(tenant, request, inputs).catch((error: unknown) => {
         // What is wrong with the model, the worker says, in the job.
         if (error instanceof InputError) return null;
         throw error;
       });
-      if (estimate?.reason) throw new ProblemError('does_not_fit', estimate.reason, { param: 'training' });
+      if (estimate?.reason)
+        throw new ProblemError('does_not_fit', estimate.reason, {
+          param: request.kind === 'evaluate' ? 'modelId' : 'training',
+        });
       return start(tenant, {
         ...request,
         id,
         createdAt: now(clock),
+        modelId: model.id,
         modelName: model.name,
-        modelPrefix: models.filesPrefix(tenant, model.id),
+        modelPrefix: model.prefix,
         modelFingerprint: model.fingerprint,
+        baselineName: baseline && baseline.name,
+        baselinePrefix: baseline && models.filesPrefix(tenant, baseline.id),
         calibrationPrefix: calibration && datasets.filesPrefix(tenant, calibration.id),
         calibrationName: calibration && calibration.name,
         evaluationPrefix: evaluation && datasets.filesPrefix(tenant, evaluation.id),
@@ -193,7 +203,7 @@ export function createJobs(deps: {
     },
 
     async estimate(tenant, request) {
-      return estimateOf(tenant, request, await inputsOf(tenant, request, models, datasets));
+      return estimateOf(tenant, request, await inputsOf(tenant, request));
     },
 
     async retry(tenant, id, newId) {
@@ -206,7 +216,7 @@ export function createJobs(deps: {
           'conflict',
           `job ${id} is ${status}; only one that has failed or was cancelled can be repeated`,
         );
-      await inputsOf(tenant, record.spec, models, datasets);
+      await inputsOf(tenant, record.spec);
       const left = `${job.prefix}/checkpoints/`;
       const [any] = await store.list(left, { limit: 1 });
       return start(tenant, {
@@ -310,6 +320,11 @@ export function createJobs(deps: {
             'conflict',
             `job ${other} goes on from the checkpoint of job ${id}; wait for its end, or cancel it`,
           );
+        if (record?.spec.artifact?.jobId === id)
+          throw new ProblemError(
+            'conflict',
+            `job ${other} measures what job ${id} made; wait for its end, or cancel it`,
+          );
       }
       await store.put(deletedKey(tenant, id), new Uint8Array());
       // So that a deletion that breaks off is gone on with.
@@ -391,30 +406,30 @@ function fits(job: Job, { status, kind, modelId, metadata }: Omit<JobQuery, 'lim
   );
 }
 
-/** Looks up what a request refers to. @throws ProblemError (404, 409, 400) naming the field */
-async function inputsOf(
-  tenant: string,
-  request: JobRequest,
-  models: Uploads,
-  datasets: Uploads,
-): Promise<{
-  model: Upload;
+/** What a request refers to. */
+interface JobInputs {
+  /** Of an artifact, the name and the id of the model that it was made from. */
+  model: { id: string; name: string; prefix: string; fingerprint: string | null };
+  baseline: Upload | null;
   calibration: Upload | null;
   evaluation: Upload | null;
   tasks: Upload[];
   analysis: Upload[];
-}> {
-  const { method } = request.scheme;
-  const needsText = request.kind === 'analyze' || method !== 'rtn';
-  if (needsText && request.calibrationDatasetId === undefined) {
-    const why = request.kind === 'analyze' ? 'an analysis measures impact on text' : `method ${method} trains on text`;
-    const otherwise = request.kind === 'analyze' ? '' : ', or use method rtn';
+}
+
+/** Looks up what a request refers to. @throws ProblemError (404, 409, 400) naming the field */
+async function findInputs(
+  tenant: string,
+  request: JobSettings,
+  { store, reader, models, datasets }: { store: Store; reader: JobReader; models: Uploads; datasets: Uploads },
+): Promise<JobInputs> {
+  const reason = textReasonOf(request);
+  if (reason !== null && request.calibrationDatasetId === undefined)
     throw new ProblemError(
       'invalid_request',
-      `${why}, so calibrationDatasetId is required; got nothing. Upload a text and give its id${otherwise}`,
+      `${reason.why}, so calibrationDatasetId is required; got nothing. Upload a text and give its id${reason.otherwise}`,
       { param: 'calibrationDatasetId' },
     );
-  }
   const ready = async (uploads: Uploads, id: string, param: string): Promise<Upload> => {
     const upload = await uploads.find(tenant, id);
     if (upload === null)
@@ -427,7 +442,14 @@ async function inputsOf(
       );
     return upload;
   };
-  const model = await ready(models, request.modelId, 'modelId');
+  const uploaded = async (id: string): Promise<JobInputs['model']> => {
+    const { name, fingerprint } = await ready(models, id, 'modelId');
+    return { id, name, fingerprint, prefix: models.filesPrefix(tenant, id) };
+  };
+  const model = request.artifact
+    ? await artifactOf(tenant, request.artifact, { store, reader })
+    : await uploaded(request.modelId ?? '');
+  const baseline = request.baselineModelId ? await ready(models, request.baselineModelId, 'baselineModelId') : null;
   const calibration = request.calibrationDatasetId
     ? await ready(datasets, request.calibrationDatasetId, 'calibrationDatasetId')
     : null;
@@ -440,17 +462,66 @@ async function inputsOf(
   const analysis: Upload[] = [];
   for (const [index, id] of request.analysis.datasetIds.entries())
     analysis.push(await ready(datasets, id, `analysis.datasetIds.${index}`));
-  if (needsText && evaluation !== null && calibration?.fingerprint === evaluation.fingerprint)
+  if (reason !== null && evaluation !== null && calibration?.fingerprint === evaluation.fingerprint)
     throw new ProblemError(
       'invalid_request',
       `evaluation.datasetId holds the same text as calibrationDatasetId; perplexity on text that was trained on says nothing. Give another text`,
       { param: 'evaluation.datasetId' },
     );
-  return { model, calibration, evaluation, tasks, analysis };
+  return { model, baseline, calibration, evaluation, tasks, analysis };
+}
+
+/** Why a job learns from a text, and what it could do instead; null when it needs none. */
+function textReasonOf({ kind, scheme, comparison }: JobSettings): { why: string; otherwise: string } | null {
+  if (kind === 'evaluate') return null;
+  if (kind === 'analyze') return { why: 'an analysis measures impact on text', otherwise: '' };
+  const schemes = comparison ? schemesOf({ scheme, comparison }) : [scheme];
+  const trained = schemes.find(({ method }) => method !== 'rtn');
+  return trained ? { why: `method ${trained.method} trains on text`, otherwise: ', or use method rtn' } : null;
+}
+
+/** The result of a job, as a model.  @throws ProblemError (404, 409, 400) when there is none */
+async function artifactOf(
+  tenant: string,
+  { jobId, format }: NonNullable<JobSettings['artifact']>,
+  { store, reader }: { store: Store; reader: JobReader },
+): Promise<JobInputs['model']> {
+  const job = jobRef(tenant, jobId);
+  const record = await reader.read(job);
+  const param = 'artifact.jobId';
+  if (record === null) throw new ProblemError('not_found', `${param}: there is no job ${jobId}`, { param });
+  const { kind, status, modelId, modelName, formats } = jobView(record);
+  if (kind !== 'compress')
+    throw new ProblemError(
+      'invalid_request',
+      `${param}: job ${jobId} is of kind ${kind}, which makes no model; give one of kind compress`,
+      { param },
+    );
+  const folder = `${job.prefix}/artifacts/`;
+  if (status !== 'succeeded' || (await store.head(`${folder}manifest.json`)) === null)
+    throw new ProblemError(
+      'conflict',
+      `${param}: job ${jobId} is ${status}; only one that has succeeded has made a model`,
+      { param },
+    );
+  if (!formats.includes(format))
+    throw new ProblemError(
+      'invalid_request',
+      `artifact.format: job ${jobId} has made ${formats.join(' and ')}; got ${format}`,
+      { param: 'artifact.format' },
+    );
+  return {
+    id: modelId,
+    name: `${modelName} (${format} of job ${jobId})`,
+    prefix: format === 'hf' ? `${folder}hf/` : folder,
+    fingerprint: null,
+  };
 }
 
 function uses(spec: JobSpec, upload: Upload): boolean {
-  if (upload.object === 'model') return spec.modelId === upload.id;
+  // An artifact's model is only where it came from.
+  if (upload.object === 'model')
+    return (spec.modelId === upload.id && spec.artifact === undefined) || spec.baselineModelId === upload.id;
   const { evaluation, analysis } = spec;
   const used = [spec.calibrationDatasetId, evaluation?.datasetId, ...analysis.datasetIds];
   return [...used, ...(evaluation?.tasks ?? []).map(({ datasetId }) => datasetId)].includes(upload.id);

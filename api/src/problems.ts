@@ -155,6 +155,8 @@ function explain(issue: z.core.$ZodIssue, value: unknown): string {
   const got = `; got ${quote(value)}`;
   switch (issue.code) {
     case 'invalid_type':
+      // Of a field that another kind of job has, the message itself says so.
+      if (issue.expected === 'never') return issue.message;
       return value === undefined ? `is required (${issue.expected})` : `must be of type ${issue.expected}${got}`;
     case 'invalid_value':
       return `must be one of ${issue.values.map(quote).join(', ')}${got}`;
@@ -193,25 +195,24 @@ function valueAt(root: unknown, path: PropertyKey[]): unknown {
   return value;
 }
 
-/** Names of the fields that a zod schema knows at a path; none when the path leads to no object. */
+/** Names of the fields that a zod schema knows at a path, of a union's first member that knows some; else none. */
 function fieldsAt(schema: unknown, path: PropertyKey[]): string[] {
-  let at = unwrapped(schema);
-  for (const part of path)
-    at = unwrapped(typeof part === 'number' ? child(at, 'element') : child(child(at, 'shape'), part));
+  const at = unwrapped(schema);
+  const members = child(at, 'options');
+  if (Array.isArray(members))
+    return members.map((member) => fieldsAt(member, path)).find((fields) => fields.length > 0) ?? [];
+  const [part, ...rest] = path;
+  if (part !== undefined)
+    return fieldsAt(typeof part === 'number' ? child(at, 'element') : child(child(at, 'shape'), part), rest);
   const shape = child(at, 'shape');
   return typeof shape === 'object' && shape !== null ? Object.keys(shape) : [];
 }
 
-/** The schema inside `.default()`, `.prefault()`, `.optional()` and `.refine()`. */
+/** The schema inside `.default()`, `.prefault()`, `.optional()`, `.refine()` and `.transform()`. */
 function unwrapped(schema: unknown): unknown {
-  let at = schema;
-  for (
-    let inner = child(child(at, 'def'), 'innerType');
-    inner !== undefined;
-    inner = child(child(at, 'def'), 'innerType')
-  )
-    at = inner;
-  return at;
+  const definition = child(schema, 'def');
+  const inner = child(definition, 'innerType') ?? child(definition, 'in');
+  return inner === undefined ? schema : unwrapped(inner);
 }
 
 function child(parent: unknown, name: PropertyKey): unknown {

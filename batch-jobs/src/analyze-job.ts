@@ -5,7 +5,6 @@
  *
  * The impact of each draw is kept for the tenant, so a job that is run again, or a later `compress` job, does not measure it.
  */
-import type { Manifest } from 'cherryq/contract';
 import type { CalibrationSet } from './analysis.ts';
 import { analyze, drawWindows } from './analysis.ts';
 import { openEngine } from './engine/engine.ts';
@@ -16,11 +15,11 @@ import type { ImpactArtifact } from './impact-artifact.ts';
 import { named, modelFingerprintOf, openOriginal, windowsOf } from './job-inputs.ts';
 import { readAllWeights } from './model-weights.ts';
 import { Reporter } from './progress.ts';
+import { publishReport } from './publish-report.ts';
 import type { RunOptions } from './run-options.ts';
 import { shouldStop, stopped } from './run-options.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
 import { version } from './version.ts';
-import { FileWriter, jsonBytes } from './write-model.ts';
 
 /** @throws InputError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
 export async function analyzeJob(options: RunOptions): Promise<void> {
@@ -117,31 +116,20 @@ export async function analyzeJob(options: RunOptions): Promise<void> {
     engine: engine.name,
     sequenceLength: training.sequenceLength,
   };
-  const artifacts = `${job.prefix}artifacts/`;
-  await job.assertCurrent();
-  await store.delete(`${artifacts}manifest.json`);
-  await store.deletePrefix(artifacts);
-  const files = new FileWriter(store, artifacts);
-  await files.put('report.html', new TextEncoder().encode(renderAnalysisReport(data)));
-  await files.put('analysis.json', new TextEncoder().encode(analysisJson(data)));
-  const manifest: Manifest = {
-    formatVersion: 1,
-    kind: spec.kind,
-    producer: `cherryq ${version}`,
-    modelName: spec.modelName,
-    modelFingerprint,
-    calibrationFingerprint,
-    calibrationWindowsSha256: drawn[0].sha256,
-    impactSha256: sets[0].draws[0].sha256,
-    evaluationFingerprint: null,
-    scheme: spec.scheme,
-    training,
-    engine: engine.name,
-    formats: [],
-    files: files.files(),
-  };
-  await job.assertCurrent();
-  await store.put(`${artifacts}manifest.json`, jsonBytes(manifest));
+  await publishReport(
+    options,
+    { 'report.html': renderAnalysisReport(data), 'analysis.json': analysisJson(data) },
+    {
+      modelFingerprint,
+      calibrationFingerprint,
+      calibrationWindowsSha256: drawn[0].sha256,
+      impactSha256: sets[0].draws[0].sha256,
+      evaluationFingerprint: null,
+      scheme: spec.scheme,
+      training,
+      engine: engine.name,
+    },
+  );
   await job.succeed({
     analysisResult: {
       engine: engine.name,

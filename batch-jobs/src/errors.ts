@@ -33,6 +33,9 @@ export class DivergedError extends InputError {
   }
 }
 
+/** A checkpoint cannot be gone on from, for other inputs or damage; which of the settings mends it, the message says. */
+export class CheckpointError extends InputError {}
+
 /** Try again: the network, a busy disk. Exit 3. */
 export class TransientError extends Error {
   override readonly name = 'TransientError';

@@ -2,16 +2,8 @@
  * The trainer's side of the job folder (docs/architecture.md): reads the spec, claims an attempt, writes states, events and artifacts.
  * An attempt that is no longer the newest must not publish: `assertCurrent` is asked before each publication.
  */
-import type {
-  AnalysisResult,
-  JobError,
-  JobEventBody,
-  JobResult,
-  JobSpec,
-  JobState,
-  StoredEvent,
-} from 'cherryq/contract';
-import { jobReserve, jobSpecSchema, jobStateSchema, terminalStatuses } from 'cherryq/contract';
+import type { JobError, JobEventBody, JobOutcome, JobResult, JobSpec, JobState, StoredEvent } from 'cherryq/contract';
+import { jobReserve, jobSpecSchema, jobStateSchema, noOutcome, terminalStatuses } from 'cherryq/contract';
 import { InterruptedError } from './errors.ts';
 import { appendNumbered, createNumbered, readLatestNumbered } from './storage/numbered-log.ts';
 import { StorageFullError } from './storage/store.ts';
@@ -114,9 +106,9 @@ export class JobFolder {
     );
   }
 
-  async succeed(outcome: { result: JobResult } | { analysisResult: AnalysisResult }): Promise<void> {
-    const results = { result: null, analysisResult: null, ...outcome };
-    await this.end('succeeded', results, { type: 'job.succeeded', ...results });
+  async succeed(found: Partial<JobOutcome>): Promise<void> {
+    const outcome = { ...noOutcome, ...found };
+    await this.end('succeeded', outcome, { type: 'job.succeeded', ...outcome });
   }
 
   /** @param result what was measured, where the job failed for its quality */
@@ -127,7 +119,7 @@ export class JobFolder {
   /** The state first: it is what counts. The event follows; readers end a stream by the state if it is missing. */
   private async end(
     status: 'succeeded' | 'failed',
-    details: Partial<Pick<JobState, 'result' | 'analysisResult' | 'error'>>,
+    details: Partial<JobOutcome & Pick<JobState, 'error'>>,
     event: JobEventBody,
   ): Promise<void> {
     const latest = await readState(this.store, this.prefix);
@@ -144,7 +136,7 @@ export class JobFolder {
 function newState(
   status: JobState['status'],
   attempt: number,
-  details: Partial<Pick<JobState, 'result' | 'analysisResult' | 'error'>> = {},
+  details: Partial<JobOutcome & Pick<JobState, 'error'>> = {},
 ): JobState {
   return {
     status,
@@ -152,9 +144,9 @@ function newState(
     attempt,
     by: 'worker',
     keepCheckpoint: false,
-    error: details.error ?? null,
-    result: details.result ?? null,
-    analysisResult: details.analysisResult ?? null,
+    error: null,
+    ...noOutcome,
+    ...details,
   };
 }
 

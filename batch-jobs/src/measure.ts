@@ -18,6 +18,16 @@ import { version } from './version.ts';
 /** A measurement with the mean bits of the quantized layers; null where nothing is quantized. */
 export type Measured = Measurement & { readonly bitsPerWeight: number | null };
 
+/** Without the bits, which not every kind of result has. */
+export function measurementOf({ perplexity, divergence, tasks, sizeBytes }: Measured): Measurement {
+  return { perplexity, divergence, tasks, sizeBytes };
+}
+
+/** One perplexity over another; null unless both were measured. */
+export function ratioOf(perplexity: number | null, baseline: number | null): number | null {
+  return perplexity === null || baseline === null ? null : perplexity / baseline;
+}
+
 /** What models are measured on. */
 export interface MeasureOn {
   /** Segments of the evaluation text; none where there is no such text. */

@@ -2,7 +2,8 @@
  * What a job needs, known before it runs: memory by the formula of docs/memory.md, the bytes of its result by docs/format.md, and
  * how much there is to compute. Only the model's config is looked at.
  */
-import type { CreateJob, EngineName, JobSpec } from 'cherryq/contract';
+import { schemesOf } from 'cherryq/contract';
+import type { Comparison, EngineName, JobKind, JobSpec } from 'cherryq/contract';
 import { gridOf, nativeConfig } from './exporters/native-config.ts';
 import { methods } from './methods/registry.ts';
 import type { DecoderConfig } from './models/decoder-config.ts';
@@ -13,8 +14,9 @@ import { cherryCount } from './numeric/quantizer.ts';
 import type { MemoryNeeded } from './training/memory.ts';
 import { memoryNeeded, sumOfParts } from './training/memory.ts';
 
-export interface PlannedJob extends Pick<JobSpec, 'kind' | 'scheme' | 'training' | 'formats'> {
-  readonly evaluation?: CreateJob['evaluation'];
+export interface PlannedJob extends Pick<JobSpec, 'kind' | 'scheme' | 'training' | 'formats' | 'evaluation'> {
+  readonly baselineModelId?: string;
+  readonly comparison?: Comparison;
   /** Value of the model's config.json. */
   readonly configJson: Record<string, unknown>;
   /** Bytes of the texts; null where there is none. */
@@ -52,28 +54,103 @@ const keptCheckpoints = 2;
 
 /** @throws InputError for a config that the trainer does not read */
 export function planJob(job: PlannedJob): JobPlan {
-  const config = parseModelConfig(job.configJson);
-  const { scheme, training, kind } = job;
-  const method = methods[scheme.method];
-  const shapes = [...tensorShapes(config)];
-  const parameters = shapes.reduce((sum, [, shape]) => sum + sizeOf(shape), 0);
-  const needed = memoryNeeded({ config, scheme, training, engine: job.engine });
-  const trains = kind === 'compress' && method.trains;
-  const measures = kind === 'analyze' || (method.keepsCherries && scheme.criterion !== 'weight');
-  const { hostBytes, deviceBytes } = peakOf(job, needed, { trains, measures });
+  return plans[job.kind](job, parseModelConfig(job.configJson));
+}
+
+const plans = {
+  compress: planCompression,
+  analyze: planAnalysis,
+  evaluate: planEvaluation,
+  compare: planComparison,
+} satisfies Record<JobKind, (job: PlannedJob, config: DecoderConfig) => JobPlan>;
+
+function planCompression(job: PlannedJob, config: DecoderConfig): JobPlan {
+  const { scheme, formats } = job;
+  const native = nativeBytes(config, job);
   const outputBytes = {
-    native: kind === 'compress' && job.formats.includes('native') ? nativeBytes(config, job) : null,
-    hf: kind === 'compress' && job.formats.includes('hf') ? 2 * parameters : null,
+    native: formats.includes('native') ? native : null,
+    hf: formats.includes('hf') ? 2 * parametersOf(config) : null,
   };
+  const roundingApart = scheme.method !== 'rtn' || !formats.includes('native');
+  const evaluations = 2 + (roundingApart ? 1 : 0) + (formats.length === 2 ? 1 : 0);
+  const written = 2 * (outputBytes.native ?? 0) + (outputBytes.hf ?? 0);
+  return { ...planScheme(job, config, { written, evaluations }), outputBytes };
+}
+
+function planAnalysis(job: PlannedJob, config: DecoderConfig): JobPlan {
+  return planPhases(job, config, { trains: false, measures: true }, { written: 0, draws: job.draws, evaluations: 0 });
+}
+
+/** With a baseline, each token goes through it once for its own perplexity and once for the model's divergence. */
+function planEvaluation(job: PlannedJob, config: DecoderConfig): JobPlan {
+  const evaluations = job.baselineModelId === undefined ? 1 : 3;
+  return planPhases(job, config, { trains: false, measures: false }, { written: 0, draws: 0, evaluations });
+}
+
+/** Schemes follow one another: what one needs at its peak is needed once, what all compute adds up. Impact is measured once. */
+function planComparison(job: PlannedJob, config: DecoderConfig): JobPlan {
+  const { comparison = { schemes: [{}] }, evaluation } = job;
+  const evaluations = evaluation?.divergence ? 2 : 1;
+  const own = schemesOf({ scheme: job.scheme, comparison }).map((scheme) => {
+    const variant = { ...job, scheme };
+    return planScheme(variant, config, { written: nativeBytes(config, variant), evaluations });
+  });
+  const impact = planAnalysis({ ...job, draws: 1 }, config).operations;
+  const measuring = own.filter(({ measures }) => measures).length;
+  const original = planPhases(
+    job,
+    config,
+    { trains: false, measures: false },
+    { written: 0, draws: 0, evaluations: 1 },
+  ).operations;
+  const most = (field: 'hostBytes' | 'deviceBytes' | 'diskBytes'): number =>
+    Math.max(...own.map((each) => each[field]));
+  return {
+    parameters: parametersOf(config),
+    hostBytes: most('hostBytes'),
+    deviceBytes: most('deviceBytes'),
+    diskBytes: most('diskBytes'),
+    outputBytes: { native: null, hf: null },
+    operations:
+      own.reduce((sum, { operations }) => sum + operations, 0) + original - impact * Math.max(0, measuring - 1),
+  };
+}
+
+/** One scheme: its impact, its training, and the measuring of what it gives. */
+function planScheme(
+  job: PlannedJob,
+  config: DecoderConfig,
+  { written, evaluations }: Pick<Work, 'written' | 'evaluations'>,
+): JobPlan & Phases {
+  const { scheme } = job;
+  const method = methods[scheme.method];
+  const phases = { trains: method.trains, measures: method.keepsCherries && scheme.criterion !== 'weight' };
+  return { ...planPhases(job, config, phases, { written, draws: 1, evaluations }), ...phases };
+}
+
+/** What a job does besides its training. */
+interface Work {
+  /** Bytes of models that it writes. */
+  readonly written: number;
+  /** Lots of windows that impact is measured on, where it is. */
+  readonly draws: number;
+  /** Times that the evaluation text goes through a model. */
+  readonly evaluations: number;
+}
+
+function planPhases(job: PlannedJob, config: DecoderConfig, phases: Phases, work: Work): JobPlan {
+  const { scheme, training, engine } = job;
+  const shapes = [...tensorShapes(config)];
+  const parameters = parametersOf(config);
+  const needed = memoryNeeded({ config, scheme, training, engine });
+  const { trains, measures } = phases;
   const checkpoint = trains ? 4 * parameters + momentsOf(needed) : measures ? 4 * linearsOf(shapes) : 0;
-  const results = (outputBytes.native ?? 0) + (outputBytes.hf ?? 0) + (outputBytes.native ?? 0);
   return {
     parameters,
-    hostBytes,
-    deviceBytes,
-    diskBytes: results + keptCheckpoints * checkpoint + needed.diskBytes,
-    outputBytes,
-    operations: operationsOf(job, config, { trains, measures }),
+    ...peakOf(job, needed, phases),
+    diskBytes: work.written + keptCheckpoints * checkpoint + (trains ? needed.diskBytes : 0),
+    outputBytes: { native: null, hf: null },
+    operations: operationsOf(job, config, phases, work),
   };
 }
 
@@ -125,11 +202,10 @@ function nativeBytes(config: DecoderConfig, { scheme }: PlannedJob): number {
 }
 
 /** A backward pass counts as two more; the passes are those of the progress that a job reports. */
-function operationsOf(job: PlannedJob, config: DecoderConfig, { trains, measures }: Phases): number {
-  const { scheme, training, formats, evaluation } = job;
+function operationsOf(job: PlannedJob, config: DecoderConfig, { trains, measures }: Phases, work: Work): number {
+  const { training, evaluation } = job;
   const calibrationTokens = (job.calibrationBytes ?? 0) / bytesPerToken;
   const measuredTokens = measures ? Math.min(training.impactSamples * training.sequenceLength, calibrationTokens) : 0;
-  const draws = job.kind === 'analyze' ? job.draws : 1;
   const stepTokens = training.batchSize * training.sequenceLength;
   const trainedTokens = trains ? Math.ceil(training.tokens / stepTokens) * stepTokens : 0;
   const trainingPasses = training.loss === 'distillation' ? 4 : 3;
@@ -137,12 +213,13 @@ function operationsOf(job: PlannedJob, config: DecoderConfig, { trains, measures
     (job.evaluationBytes ?? 0) / bytesPerToken,
     evaluation?.maxTokens ?? Number.POSITIVE_INFINITY,
   );
-  const roundingApart = scheme.method !== 'rtn' || !formats.includes('native');
-  const evaluations = 2 + (roundingApart ? 1 : 0) + (formats.length === 2 ? 1 : 0);
-  const tokens = 3 * draws * measuredTokens + trainingPasses * trainedTokens + evaluations * evaluatedTokens;
+  const tokens = 3 * work.draws * measuredTokens + trainingPasses * trainedTokens + work.evaluations * evaluatedTokens;
   const weights = linearsOf([...tensorShapes(config)]) + config.vocabSize * config.hiddenSize;
   return 2 * weights * tokens;
 }
+
+const parametersOf = (config: DecoderConfig): number =>
+  [...tensorShapes(config)].reduce((sum, [, shape]) => sum + sizeOf(shape), 0);
 
 function sizeOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);

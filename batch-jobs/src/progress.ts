@@ -7,6 +7,8 @@ import type { JobFolder } from './job-folder.ts';
 
 export interface PhasePlan {
   readonly phase: Phase;
+  /** Scheme of a comparison that it belongs to, from 1 on. */
+  readonly variant?: number;
   readonly units: number;
   /** Cost of one unit, relative to the others. */
   readonly unitCost: number;
@@ -19,18 +21,20 @@ export class ProgressMeter {
   private costAtStart: number | null = null;
   private phaseStartedAt = performance.now();
   private phaseStartUnits = 0;
-  private phase: Phase | null = null;
+  private planned: PhasePlan | null = null;
+  /** Scheme of a comparison that the next phases belong to; null for none. */
+  variant: number | null = null;
 
-  /** @param plan in the order in which the phases run */
+  /** @param plan in the order in which the phases run; a phase comes once, or once for each scheme */
   constructor(private readonly plan: readonly PhasePlan[]) {}
 
   /** @param done units of the phase that are done, by this attempt or one before */
   at(phase: Phase, done: number, loss: number | null = null): Progress {
     const now = performance.now();
-    const index = this.plan.findIndex((planned) => planned.phase === phase);
+    const index = this.plan.findIndex((each) => each.phase === phase && (each.variant ?? null) === this.variant);
     const planned = this.plan[index];
-    if (this.phase !== phase) {
-      this.phase = phase;
+    if (this.planned !== planned) {
+      this.planned = planned;
       this.phaseStartedAt = now;
       this.phaseStartUnits = done;
     }
@@ -54,6 +58,10 @@ export class ProgressMeter {
           ? (phaseUnits * planned.unitTokens) / phaseSeconds
           : null,
       secondsLeft: ownCost > 0 ? ((total - cost) * seconds) / ownCost : null,
+      variant:
+        this.variant === null
+          ? null
+          : { number: this.variant, total: Math.max(...this.plan.map(({ variant = 0 }) => variant)) },
     };
   }
 }
@@ -68,6 +76,11 @@ export class Reporter {
     plan: readonly PhasePlan[],
   ) {
     this.meter = new ProgressMeter(plan);
+  }
+
+  /** Says which scheme of a comparison what follows belongs to. */
+  enter(variant: number | null): void {
+    this.meter.variant = variant;
   }
 
   start(phase: Phase): void {

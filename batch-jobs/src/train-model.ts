@@ -1,5 +1,5 @@
 /** The training of a job: its state made or restored, the steps that are left, and a checkpoint now and then. */
-import type { Training } from 'cherryq/contract';
+import type { Scheme, Training } from 'cherryq/contract';
 import { createSampler } from './data/windows.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { sharedCopy } from './numeric/pool.ts';
@@ -17,6 +17,10 @@ import { Trainer, createTrainState } from './training/train.ts';
 
 export interface TrainModelOptions {
   readonly run: RunOptions;
+  readonly scheme: Scheme;
+  readonly training: Training;
+  /** Where its checkpoints are, ending in a slash. */
+  readonly checkpointPrefix: string;
   readonly model: OpenedModel;
   /** Every tensor of the original, in shared memory; trained in place where nothing needs the original any more. */
   readonly weights: ReadonlyMap<string, Float32Array>;
@@ -42,9 +46,8 @@ export function trainSteps(training: Training, blocks: number): number {
 export async function trainModel(
   options: TrainModelOptions,
 ): Promise<{ latent: ReadonlyMap<string, Float32Array>; records: readonly StepRecord[] }> {
-  const { run, model, checkpoint, progress } = options;
+  const { run, training, model, checkpoint, progress } = options;
   const { store, job } = run;
-  const { training } = job.spec;
   const state = await createState(options);
   try {
     await checkpoint?.restore(state);
@@ -60,7 +63,7 @@ export async function trainModel(
       if (stopping || record.step === steps || performance.now() - savedAt > gapMs) {
         const started = performance.now();
         await job.assertCurrent();
-        await saveCheckpoint(store, `${job.prefix}checkpoints/`, options.identity, job.attempt, state);
+        await saveCheckpoint(store, options.checkpointPrefix, options.identity, job.attempt, state);
         job.emit({ type: 'checkpoint', step: trainer.step });
         savedAt = performance.now();
         saveMs = savedAt - started;
@@ -73,8 +76,7 @@ export async function trainModel(
   }
 }
 
-function createState({ run, model, weights }: TrainModelOptions): Promise<TrainState> {
-  const { training } = run.job.spec;
+function createState({ run, training, model, weights }: TrainModelOptions): Promise<TrainState> {
   const moments = { dtype: training.moments, folder: training.momentsIn === 'file' ? run.scratchFolder : null };
   const settings = { trainedParameters: training.trainedParameters, moments };
   if (training.mode === 'blockWise') return createBlockWiseState(model.config, weights, settings);
@@ -85,10 +87,9 @@ function createState({ run, model, weights }: TrainModelOptions): Promise<TrainS
 }
 
 function trainerOf(
-  { run, model, weights, windows, quantizer }: TrainModelOptions,
+  { scheme, training, model, weights, windows, quantizer }: TrainModelOptions,
   state: TrainState,
 ): Trainer | BlockWiseTrainer {
-  const { scheme, training } = run.job.spec;
   const sampler = createSampler({ count: windows.length, seed: training.seed });
   const windowAt = (index: number): Int32Array => windows[sampler(index)];
   const common: CommonTrainOptions = {

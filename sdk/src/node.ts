@@ -12,8 +12,11 @@ import { integrityError } from './artifacts.ts';
 import type {
   AnalysisResult,
   ArtifactFile,
+  ArtifactFormat,
+  ComparisonResult,
   CreateJob,
   Dataset,
+  EvaluationResult,
   Job,
   JobEvent,
   JobResult,
@@ -115,7 +118,7 @@ export async function compress(client: CherryQ, options: CompressOptions): Promi
           datasetId: await datasetId(options.evaluation),
           maxTokens: evaluationTokens,
           divergence: options.divergence,
-          tasks: await inOrder(options.tasks ?? [], async (task) => ({ datasetId: await datasetId(task) })),
+          tasks: await tasksOf(client, options.tasks, transfer),
           limits: options.limits,
         };
   const request: CreateJob = { modelId, scheme, training, formats, metadata, calibrationDatasetId, evaluation };
@@ -125,10 +128,13 @@ export async function compress(client: CherryQ, options: CompressOptions): Promi
   return downloadResult(client, ended, options.out, { signal, onProgress: options.onDownload });
 }
 
-export interface AnalyzeOptions extends Pick<
+/** What jobs of every kind are followed with. */
+type FollowOptions = Pick<
   CompressOptions,
-  'model' | 'out' | 'metadata' | 'training' | 'onJob' | 'onEvent' | 'onUpload' | 'onDownload' | 'signal'
-> {
+  'out' | 'metadata' | 'onJob' | 'onEvent' | 'onUpload' | 'onDownload' | 'signal'
+>;
+
+export interface AnalyzeOptions extends FollowOptions, Pick<CompressOptions, 'model' | 'training'> {
   /** Text file, or id of a dataset, to measure impact on. */
   calibration: string;
   /** Further texts, or ids of datasets, whose cherries are compared with those of `calibration`. */
@@ -158,7 +164,8 @@ export async function analyze(client: CherryQ, options: AnalyzeOptions): Promise
   const modelId = await modelOf(client, options.model, transfer);
   const calibrationDatasetId = await datasetOf(client, options.calibration, transfer);
   const datasetIds = await inOrder(options.others ?? [], (file) => datasetOf(client, file, transfer));
-  const job = await client.jobs.create(
+  const { job, ...downloaded } = await runToEnd(
+    client,
     {
       kind: 'analyze',
       modelId,
@@ -168,14 +175,122 @@ export async function analyze(client: CherryQ, options: AnalyzeOptions): Promise
       metadata,
       analysis: { datasetIds, draws },
     },
-    { signal },
+    options,
   );
-  options.onJob?.(job);
-  const ended = await client.jobs.wait(job.id, { onEvent: options.onEvent, signal });
-  if (ended.analysisResult === null) throw new JobFailedError(ended);
-  const downloaded = await downloadArtifacts(client, job.id, options.out, { signal, onProgress: options.onDownload });
-  return { job: ended, result: ended.analysisResult, ...downloaded };
+  if (job.analysisResult === null) throw new JobFailedError(job);
+  return { job, result: job.analysisResult, ...downloaded };
 }
+
+export interface EvaluateOptions extends FollowOptions, Pick<CompressOptions, 'evaluationTokens' | 'tasks'> {
+  /** A folder of an original or a compressed model, the id of one that the server has, or what an earlier job has made. */
+  model: string | { jobId: string; format?: ArtifactFormat };
+  /** Text file, or id of a dataset, to measure perplexity on. */
+  evaluation: string;
+  /** Folder or id of the model to compare with, such as the original. */
+  baseline?: string;
+}
+
+export interface Evaluation {
+  job: Job;
+  result: EvaluationResult;
+  manifest: Manifest;
+  /** Absolute path of `out`. */
+  folder: string;
+}
+
+/**
+ * How good a model is as it is: uploads what the server lacks, runs an `evaluate` job and downloads `evaluation.json` and the
+ * report.  @throws InputError, JobFailedError as `compress`
+ * @example await evaluate(client, { model: { jobId }, baseline: './model', evaluation: 'test.txt', out: './evaluation' });
+ */
+export async function evaluate(client: CherryQ, options: EvaluateOptions): Promise<Evaluation> {
+  const { model, signal, metadata, evaluationTokens } = options;
+  const transfer = { signal, onProgress: options.onUpload };
+  await checkOut(options.out, typeof model === 'string' ? model : options.evaluation);
+  const measured =
+    typeof model === 'string' ? { modelId: await modelOf(client, model, transfer) } : { artifact: model };
+  const baselineModelId =
+    options.baseline === undefined ? undefined : await modelOf(client, options.baseline, transfer);
+  const evaluation = {
+    datasetId: await datasetOf(client, options.evaluation, transfer),
+    maxTokens: evaluationTokens,
+    tasks: await tasksOf(client, options.tasks, transfer),
+  };
+  const request: CreateJob = { kind: 'evaluate', ...measured, baselineModelId, evaluation, metadata };
+  const { job, ...downloaded } = await runToEnd(client, request, options);
+  if (job.evaluationResult === null) throw new JobFailedError(job);
+  return { job, result: job.evaluationResult, ...downloaded };
+}
+
+export interface CompareOptions
+  extends FollowOptions, Pick<CompressOptions, 'model' | 'calibration' | 'evaluationTokens' | 'divergence' | 'tasks'> {
+  /** Text file, or id of a dataset, to measure perplexity on; must share nothing with `calibration`. */
+  evaluation: string;
+  /** Schemes to compare, one by one; what one leaves open is as in `scheme`. */
+  schemes?: NonNullable<CreateJob['comparison']>['schemes'];
+  /** In their place, values of the fields of a scheme, whose every combination is compared. */
+  axes?: NonNullable<CreateJob['comparison']>['axes'];
+  scheme?: CreateJob['scheme'];
+  training?: CreateJob['training'];
+}
+
+export interface ComparedSchemes {
+  job: Job;
+  result: ComparisonResult;
+  manifest: Manifest;
+  /** Absolute path of `out`. */
+  folder: string;
+}
+
+/**
+ * What schemes cost and give on one model: uploads what the server lacks, runs a `compare` job and downloads
+ * `comparison.json` and the report.  @throws InputError, JobFailedError as `compress`
+ * @example
+ * const { result } = await compare(client, {
+ *   model: './model', calibration: 'train.txt', evaluation: 'test.txt', axes: { bits: [2, 3, 4] }, out: './comparison' });
+ */
+export async function compare(client: CherryQ, options: CompareOptions): Promise<ComparedSchemes> {
+  const { signal, scheme, training, schemes, axes, metadata, evaluationTokens, divergence } = options;
+  const transfer = { signal, onProgress: options.onUpload };
+  await checkOut(options.out, options.model);
+  const modelId = await modelOf(client, options.model, transfer);
+  const calibrationDatasetId =
+    options.calibration === undefined ? undefined : await datasetOf(client, options.calibration, transfer);
+  const evaluation = {
+    datasetId: await datasetOf(client, options.evaluation, transfer),
+    maxTokens: evaluationTokens,
+    divergence,
+    tasks: await tasksOf(client, options.tasks, transfer),
+  };
+  const comparison = { schemes, axes };
+  const { job, ...downloaded } = await runToEnd(
+    client,
+    { kind: 'compare', modelId, calibrationDatasetId, evaluation, scheme, training, comparison, metadata },
+    options,
+  );
+  if (job.comparisonResult === null) throw new JobFailedError(job);
+  return { job, result: job.comparisonResult, ...downloaded };
+}
+
+/** Creates a job, follows it and downloads what it left.  @throws JobFailedError when it does not succeed */
+async function runToEnd(
+  client: CherryQ,
+  request: CreateJob,
+  { out, onJob, onEvent, onDownload, signal }: FollowOptions,
+): Promise<{ job: Job; folder: string; manifest: Manifest }> {
+  const created = await client.jobs.create(request, { signal });
+  onJob?.(created);
+  const job = await client.jobs.wait(created.id, { onEvent, signal });
+  if (job.status !== 'succeeded') throw new JobFailedError(job);
+  return { job, ...(await downloadArtifacts(client, job.id, out, { signal, onProgress: onDownload })) };
+}
+
+const tasksOf = (
+  client: CherryQ,
+  tasks: readonly string[] | undefined,
+  transfer: TransferOptions,
+): Promise<{ datasetId: string }[]> =>
+  inOrder(tasks ?? [], async (task) => ({ datasetId: await datasetOf(client, task, transfer) }));
 
 async function modelOf(client: CherryQ, model: string, transfer: TransferOptions): Promise<string> {
   return (await isUploaded(model)) ? model : (await uploadModelFolder(client, model, transfer)).id;

@@ -204,6 +204,14 @@ describe('self-description', () => {
         expect(declared).toEqual([...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name));
         expect(operation.responses).toHaveProperty('500');
       }
-    expect(document.components.schemas.CreateJob).toMatchObject({ required: ['modelId'], additionalProperties: false });
+    const required = [
+      ['modelId'],
+      ['kind', 'modelId'],
+      ['kind', 'evaluation'],
+      ['kind', 'modelId', 'evaluation', 'comparison'],
+    ];
+    expect(document.components.schemas.CreateJob.oneOf).toMatchObject(
+      required.map((names) => ({ required: expect.arrayContaining(names) as string[], additionalProperties: false })),
+    );
   });
 });

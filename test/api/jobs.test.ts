@@ -5,6 +5,7 @@ import {
   jobSchema,
   jobSpecSchema,
   manifestSchema,
+  noOutcome,
   pageOf,
   schemeSchema,
   type Job,
@@ -330,8 +331,7 @@ describe('jobView', () => {
       by: 'worker',
       keepCheckpoint: false,
       error,
-      result: null,
-      analysisResult: null,
+      ...noOutcome,
     });
     expect(jobView({ spec, states: [state('running', 1), state('running', 2)], progress: null })).toMatchObject({
       status: 'running',

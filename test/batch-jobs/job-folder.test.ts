@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import type { JobError, JobState, StoredEvent } from 'cherryq/contract';
-import { jobReserve, jobStateSchema, storedEventSchema } from 'cherryq/contract';
+import { jobReserve, jobStateSchema, noOutcome, storedEventSchema } from 'cherryq/contract';
 import { InterruptedError } from '../../batch-jobs/src/errors.ts';
 import { JobFolder } from '../../batch-jobs/src/job-folder.ts';
 import type { Store } from '../../batch-jobs/src/storage/index.ts';
@@ -83,8 +83,7 @@ describe('a job folder', () => {
       by: 'api',
       keepCheckpoint: false,
       error: null,
-      result: null,
-      analysisResult: null,
+      ...noOutcome,
     };
     await store.put(`${prefix}state/000003.json`, new TextEncoder().encode(JSON.stringify(cancelled)));
     await expect(second.assertCurrent()).rejects.toThrow(/cancelled/);

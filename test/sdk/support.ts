@@ -1,7 +1,7 @@
 /** A client whose requests go to the API in this process, and a bare server that can break off as it likes. */
 import type { RequestListener } from 'node:http';
 import { CherryQ, type ClientOptions } from 'cherryq';
-import { schemeSchema, trainingSchema, type Job, type JobEvent, type Problem } from 'cherryq/contract';
+import { noOutcome, schemeSchema, trainingSchema, type Job, type JobEvent, type Problem } from 'cherryq/contract';
 import type { TestApi } from '../support/api.ts';
 
 export const address = 'http://cherryq.test';
@@ -73,6 +73,9 @@ export const someJob = (fields: Partial<Job> = {}): Job => ({
   evaluation: null,
   analysis: { datasetIds: [], draws: 2 },
   formats: ['native'],
+  artifact: null,
+  baselineModelId: null,
+  comparison: null,
   metadata: {},
   retryOf: null,
   estimate: null,
@@ -82,7 +85,6 @@ export const someJob = (fields: Partial<Job> = {}): Job => ({
   attempt: 1,
   progress: null,
   error: null,
-  result: null,
-  analysisResult: null,
+  ...noOutcome,
   ...fields,
 });

@@ -12,7 +12,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { Scheme, Training } from 'cherryq/contract';
-import { InputError, messageOf } from '../errors.ts';
+import { CheckpointError, messageOf } from '../errors.ts';
 import { isJsonObject } from '../formats/json.ts';
 import type { SafetensorsFile, TensorToWrite } from '../formats/safetensors.ts';
 import { openSafetensors, safetensorsBytes } from '../formats/safetensors.ts';
@@ -148,7 +148,7 @@ export async function openGeneration(
   if (damages.length === 0) return null;
   const outcome = 'No checkpoint is whole';
   if (policy === 'required') {
-    throw new InputError(
+    throw new CheckpointError(
       'checkpoint_damaged',
       `${outcome}, and training.resume is "required". ${damages.join(' ')} Check the disk; with "auto" or "never" the job begins anew.`,
       'training.resume',
@@ -213,7 +213,7 @@ function assertSame(name: string, saved: Identity, wanted: Identity): void {
   const different = fields.filter((field) => shown(saved, field) !== shown(wanted, field));
   if (different.length === 0) return;
   const list = different.map((field) => `${field} was ${shown(saved, field)} and is ${shown(wanted, field)}`);
-  throw new InputError(
+  throw new CheckpointError(
     'checkpoint_mismatch',
     `Checkpoint ${name} does not fit this job: ${list.join('; ')}. ` +
       'Put back what was there when the job began, or set training.resume to "never" to begin anew.',

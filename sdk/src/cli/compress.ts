@@ -3,7 +3,7 @@ import { schemeSchema, trainingSchema } from 'cherryq/contract';
 import { compress } from '../node.ts';
 import { command } from './command.ts';
 import { evaluationFlags, givenFlags, parseEvaluation, schemeFlags, trainingFlags } from './flags.ts';
-import { interruptible, printFolder, printResult } from './follow.ts';
+import { interruptible, printFolder, printOutcome } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
 import { serverFlags, withServer } from './server.ts';
@@ -77,7 +77,7 @@ export const compressCommand = (io: Io) =>
         },
       );
       if (json) return printJson(io, done);
-      printResult(io, done.result, done.job.scheme);
+      printOutcome(io, done.job);
       printFolder(io, done);
     },
   });

@@ -1,4 +1,4 @@
-/** `cherryq eval`: perplexity of a model folder on a text. */
+/** `cherryq eval`: perplexity of a model folder on a text, without a server; `cherryq evaluate` makes it a job. */
 import { z } from 'zod';
 import { command } from './command.ts';
 import { flagsOf, parseFlags } from './flags.ts';
@@ -12,7 +12,7 @@ const evalOptions = z.object({ maxTokens: z.int().min(16).optional() });
 export const evalCommand = (io: Io) =>
   command({
     name: 'cherryq eval',
-    summary: 'Measure the perplexity of a model folder on a text',
+    summary: 'Measure the perplexity of a model folder on a text, here and without a job',
     examples: ['cherryq eval ./compressed --text test.txt --max-tokens 20000'],
     args: {
       folder: { type: 'positional', required: true, description: 'Folder of an original, compressed or float16 model' },

@@ -81,6 +81,10 @@ export function givenFlags<Schema extends z.ZodObject>(
   return Object.fromEntries(given) as Partial<z.output<Schema>>;
 }
 
+export const evaluationTokensFlag = flagsOf(z.object({ evaluationTokens: evaluationSchema.shape.maxTokens }), {
+  evaluationTokens: 'Tokens to measure on; all when absent',
+});
+
 /** Of the evaluation, what is a number on its own; `parseEvaluation` joins them with the rest. */
 const evaluationOptions = z.object({
   evaluationTokens: evaluationSchema.shape.maxTokens,

@@ -1,9 +1,18 @@
 /** What `compress` and `jobs wait` share: how Ctrl-C ends the following of a job, and what is said when it has ended. */
 import { join } from 'node:path';
-import type { AnalysisResult, Job, JobResult, Scheme } from 'cherryq/contract';
+import type { AnalysisResult, ComparisonResult, EvaluationResult, Job, JobResult, Scheme } from 'cherryq/contract';
 import { CherryQError, JobFailedError } from '../index.ts';
 import type { Compression } from '../node.ts';
-import { formatCount, formatSeconds, recoveredShare, renderAnalysis, renderResult } from './format.ts';
+import {
+  formatCount,
+  formatSeconds,
+  recoveredShare,
+  renderAnalysis,
+  renderComparison,
+  renderEvaluation,
+  renderResult,
+  schemeLabel,
+} from './format.ts';
 import { Interrupted, note, print, type Io } from './io.ts';
 import type { ProgressView } from './progress.ts';
 import { shellQuote, type Connection } from './server.ts';
@@ -46,14 +55,32 @@ export function printResult(io: Io, result: JobResult, scheme: Scheme): void {
 
 /** What an ended job found, whatever its kind; nothing where it found nothing. */
 export function printOutcome(io: Io, job: Job): void {
-  if (job.result) printResult(io, job.result, job.scheme);
+  if (job.result && job.scheme) printResult(io, job.result, job.scheme);
   if (job.analysisResult) printAnalysis(io, job.analysisResult);
+  if (job.evaluationResult) printEvaluation(io, job.evaluationResult);
+  if (job.comparisonResult) printComparison(io, job.comparisonResult);
 }
 
 export function printAnalysis(io: Io, result: AnalysisResult): void {
   print(io, renderAnalysis(result));
   print(io, '');
   print(io, `Took ${formatSeconds(result.seconds)} on ${result.engine}.`);
+}
+
+export function printEvaluation(io: Io, result: EvaluationResult): void {
+  print(io, renderEvaluation(result));
+  print(io, '');
+  print(
+    io,
+    `Took ${formatSeconds(result.seconds)} on ${result.engine}, ${formatCount(result.evaluatedTokens)} tokens.`,
+  );
+}
+
+export function printComparison(io: Io, result: ComparisonResult): void {
+  print(io, renderComparison(result));
+  print(io, '');
+  for (const { scheme, error } of result.rows) if (error) print(io, `${schemeLabel(scheme)} failed: ${error.message}`);
+  print(io, `Took ${formatSeconds(result.seconds)} on ${result.engine}. *: no other is both smaller and better.`);
 }
 
 export function printFolder(io: Io, { folder, manifest }: Pick<Compression, 'folder' | 'manifest'>): void {

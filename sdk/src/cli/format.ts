@@ -1,5 +1,12 @@
 /** Numbers and tables for people. */
-import type { AnalysisResult, JobResult, Measurement, Scheme } from 'cherryq/contract';
+import type {
+  AnalysisResult,
+  ComparisonResult,
+  EvaluationResult,
+  JobResult,
+  Measurement,
+  Scheme,
+} from 'cherryq/contract';
 
 const sizeUnits = ['B', 'kB', 'MB', 'GB', 'TB'] as const;
 
@@ -66,11 +73,11 @@ export function renderResult(result: JobResult, scheme: Scheme): string {
   return [table, renderDivergences(measured), renderTasks(measured)].filter((part) => part !== null).join('\n\n');
 }
 
-function renderDivergences(measured: readonly [string, Measurement | null][]): string | null {
+function renderDivergences(measured: readonly [string, Measurement | null][], from = 'the original'): string | null {
   const rows = measured.flatMap(([name, measurement]) =>
     typeof measurement?.divergence === 'number' ? [[name, measurement.divergence.toFixed(4)]] : [],
   );
-  return rows.length === 0 ? null : renderTable(['divergence from the original', 'nats a token'], rows);
+  return rows.length === 0 ? null : renderTable([`divergence from ${from}`, 'nats a token'], rows);
 }
 
 /** Accuracy in each task, by likelihood and by likelihood per character. */
@@ -87,6 +94,47 @@ function renderTasks(measured: readonly [string, Measurement | null][]): string 
   );
   if (rows.length === 0) return null;
   return renderTable(['task', '', 'questions', 'acc', '+-', 'acc_norm'], rows, 2);
+}
+
+/** What was measured of a model, under its baseline where there is one. */
+export function renderEvaluation({ measurement, baseline, perplexityRatio }: EvaluationResult): string {
+  const row = (name: string, { sizeBytes, perplexity }: Measurement, ratio: number | null): string[] => [
+    name,
+    formatBytes(sizeBytes),
+    formatPerplexity(perplexity),
+    ratio?.toFixed(4) ?? none,
+  ];
+  const rows = [row('model', measurement, perplexityRatio)];
+  if (baseline) rows.unshift(row('baseline', baseline, null));
+  const measured: [string, Measurement | null][] = [
+    ['baseline', baseline],
+    ['model', measurement],
+  ];
+  const table = renderTable(['', 'size', 'perplexity', 'over the baseline'], rows);
+  return [table, renderDivergences(measured, 'the baseline'), renderTasks(measured)]
+    .filter((part) => part !== null)
+    .join('\n\n');
+}
+
+/** One line for each scheme; those that no other beats have a star. */
+export function renderComparison({ baseline, rows }: ComparisonResult): string {
+  const lines = rows.map(({ scheme, measurement, perplexityRatio, onFrontier, seconds }) => [
+    `${schemeLabel(scheme)}${onFrontier ? ' *' : ''}`,
+    measurement?.bitsPerWeight.toFixed(2) ?? none,
+    measurement ? formatBytes(measurement.sizeBytes) : none,
+    measurement ? formatPerplexity(measurement.perplexity) : 'failed',
+    perplexityRatio?.toFixed(3) ?? none,
+    measurement?.divergence?.toFixed(4) ?? none,
+    formatSeconds(seconds),
+  ]);
+  const original = ['original', none, formatBytes(baseline.sizeBytes), formatPerplexity(baseline.perplexity)];
+  const header = ['scheme', 'bits per weight', 'size', 'perplexity', 'over the original', 'divergence', 'took'];
+  const measured = rows.map(({ scheme, measurement }): [string, Measurement | null] => [
+    schemeLabel(scheme),
+    measurement,
+  ]);
+  const table = renderTable(header, [[...original, none, none, none], ...lines]);
+  return [table, renderTasks([['original', baseline], ...measured])].filter((part) => part !== null).join('\n\n');
 }
 
 /** How far a few weights stand out, by three criteria, and what calibration sets have in common. */

@@ -1,5 +1,5 @@
 /** `cherryq jobs`: look at jobs, follow, stop and delete them. */
-import { listJobsQuerySchema, type Job } from 'cherryq/contract';
+import { listJobsQuerySchema, outcomeOf, type Job } from 'cherryq/contract';
 import { JobFailedError } from '../index.ts';
 import { downloadArtifacts } from '../node.ts';
 import { command, group } from './command.ts';
@@ -58,10 +58,11 @@ const list = (io: Io) =>
         job.status,
         shareOf(job),
         job.modelName,
-        schemeLabel(job.scheme),
+        job.kind,
+        job.scheme === null ? '' : schemeLabel(job.scheme),
         job.createdAt,
       ]);
-      print(io, renderTable(['id', 'status', 'done', 'model', 'scheme', 'created'], rows, 6));
+      print(io, renderTable(['id', 'status', 'done', 'model', 'kind', 'scheme', 'created'], rows, 7));
       if (page.hasMore) print(io, `There are more: --limit, at most 100.`);
     },
   });
@@ -78,7 +79,8 @@ const show = (io: Io) =>
       print(io, `job       ${job.id}`);
       print(io, `status    ${job.status}${job.attempt > 1 ? ` (attempt ${job.attempt})` : ''}`);
       print(io, `model     ${job.modelName} (${job.modelId})`);
-      print(io, `scheme    ${schemeLabel(job.scheme)}`);
+      print(io, `kind      ${job.kind}`);
+      if (job.scheme) print(io, `scheme    ${schemeLabel(job.scheme)}`);
       print(io, `created   ${job.createdAt}`);
       if (job.finishedAt) print(io, `finished  ${job.finishedAt}`);
       if (job.progress && job.finishedAt === null)
@@ -124,7 +126,7 @@ const wait = (io: Io) =>
             onProgress: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
           });
           progress.end();
-          if (args.json) return printJson(io, { job, result: job.result, analysisResult: job.analysisResult, ...done });
+          if (args.json) return printJson(io, { job, ...outcomeOf(job), ...done });
           printOutcome(io, job);
           printFolder(io, done);
         }),

@@ -99,9 +99,11 @@ function lineOf(event: JobEvent): string | null {
 }
 
 /** ` 42 %  120/288  loss 3.412  5,200 tok/s  1 m 20 s left` */
-export function describe({ fraction, step, totalSteps, loss, tokensPerSecond, secondsLeft }: Progress): string {
+export function describe(progress: Progress): string {
+  const { fraction, step, totalSteps, loss, tokensPerSecond, secondsLeft, variant } = progress;
   return [
     percent(fraction),
+    variant ? `scheme ${variant.number} of ${variant.total}` : '',
     `${formatCount(step)}/${formatCount(totalSteps)}`,
     loss === null ? '' : `loss ${loss.toFixed(3)}`,
     tokensPerSecond === null ? '' : `${formatCount(Math.round(tokensPerSecond))} tok/s`,

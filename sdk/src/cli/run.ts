@@ -4,10 +4,12 @@ import { exitCodes } from 'cherryq/contract';
 import packageJson from '../../package.json' with { type: 'json' };
 import { checkArguments, group, helpOf, UsageError, type Command } from './command.ts';
 import { analyzeCommand } from './analyze.ts';
+import { compareCommand } from './compare.ts';
 import { compressCommand } from './compress.ts';
 import { doctorCommand } from './doctor.ts';
 import { engineCommand } from './engine.ts';
 import { evalCommand } from './eval.ts';
+import { evaluateCommand } from './evaluate.ts';
 import { failureOf } from './failure.ts';
 import { generateCommand } from './generate.ts';
 import { inspectCommand } from './inspect.ts';
@@ -27,6 +29,8 @@ export const rootCommand = (io: Io): Command =>
     children: {
       compress: compressCommand(io),
       analyze: analyzeCommand(io),
+      evaluate: evaluateCommand(io),
+      compare: compareCommand(io),
       jobs: jobsCommand(io),
       serve: serveCommand(io),
       keys: keysCommand(io),

@@ -23,8 +23,9 @@ export const manifestSchema = z.object({
   /** Of the stored impact that the cherries were chosen by. */
   impactSha256: sha256Schema.nullable(),
   evaluationFingerprint: sha256Schema.nullable(),
-  scheme: schemeSchema,
-  training: trainingSchema,
+  /** Null where the kind of job has none. */
+  scheme: schemeSchema.nullable(),
+  training: trainingSchema.nullable(),
   engine: z.string(),
   formats: z.array(z.enum(artifactFormats)),
   files: z.array(artifactFileSchema),

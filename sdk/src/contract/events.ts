@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import { sha256Schema, timestampSchema } from './common.ts';
-import { analysisResultSchema, jobErrorSchema, jobResultSchema, phaseSchema, progressSchema } from './jobs.ts';
+import { jobErrorSchema, jobOutcomeSchema, phaseSchema, progressSchema } from './jobs.ts';
 
 export const eventIdSchema = z.string().regex(/^\d{8}\.\d{4}$/, 'is not an event id');
 
@@ -24,11 +24,7 @@ const eventBodies = [
   /** It waits until somebody resumes it, and goes on from its checkpoint then. */
   z.object({ type: z.literal('job.paused') }),
   z.object({ type: z.literal('job.resumed') }),
-  z.object({
-    type: z.literal('job.succeeded'),
-    result: jobResultSchema.nullable(),
-    analysisResult: analysisResultSchema.nullable(),
-  }),
+  z.object({ type: z.literal('job.succeeded'), ...jobOutcomeSchema.shape }),
   z.object({ type: z.literal('job.failed'), error: jobErrorSchema }),
   z.object({ type: z.literal('job.cancelled') }),
   z.object({ type: z.literal('phase.started'), phase: phaseSchema }),

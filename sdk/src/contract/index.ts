@@ -1,6 +1,7 @@
 export * from './common.ts';
 export * from './uploads.ts';
 export * from './schemes.ts';
+export * from './comparisons.ts';
 export * from './estimates.ts';
 export * from './jobs.ts';
 export * from './state.ts';

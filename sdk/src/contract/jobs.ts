@@ -1,6 +1,7 @@
-/** Jobs: one compression, or one analysis, of one model. */
+/** Jobs: one compression, analysis, evaluation or comparison of one model. */
 import { z } from 'zod';
 import { idSchema, listQuerySchema, metadataPairSchema, metadataSchema, timestampSchema } from './common.ts';
+import { comparisonFault, comparisonSchema } from './comparisons.ts';
 import { keptEstimateSchema } from './estimates.ts';
 import { schemeSchema, trainingSchema } from './schemes.ts';
 
@@ -37,7 +38,11 @@ export const evaluationSchema = z.strictObject({
     .prefault({}),
 });
 
-export const jobKinds = ['compress', 'analyze'] as const;
+/**
+ * `compress` makes a smaller model; `analyze` shows where its important weights are; `evaluate` measures a model as it is;
+ * `compare` tries several schemes.
+ */
+export const jobKinds = ['compress', 'analyze', 'evaluate', 'compare'] as const;
 
 /** What an `analyze` job compares besides the model's own calibration set. */
 export const analysisSchema = z.strictObject({
@@ -47,10 +52,16 @@ export const analysisSchema = z.strictObject({
   draws: z.int().min(1).max(8).default(2),
 });
 
-export const createJobSchema = z.strictObject({
-  /** `compress` makes a smaller model; `analyze` shows where its important weights are. */
+/** The result of an earlier `compress` job, as a model. */
+export const artifactSourceSchema = z.strictObject({
+  jobId: idSchema,
+  format: z.enum(artifactFormats).default('native'),
+});
+
+/** The settings of all kinds of jobs, defaults filled in; what a kind takes of them, `createJobSchema` says. */
+export const jobSettingsSchema = z.strictObject({
   kind: z.enum(jobKinds).default('compress'),
-  modelId: idSchema,
+  modelId: idSchema.optional(),
   scheme: schemeSchema.prefault({}),
   /** Text for impact and training. `rtn` needs none. */
   calibrationDatasetId: idSchema.optional(),
@@ -58,12 +69,96 @@ export const createJobSchema = z.strictObject({
   evaluation: evaluationSchema.optional(),
   analysis: analysisSchema.prefault({}),
   formats: z.array(z.enum(artifactFormats)).min(1).default(['native', 'hf']),
+  /** What an `evaluate` job measures in place of an uploaded model. */
+  artifact: artifactSourceSchema.optional(),
+  /** Model that an `evaluate` job measures too, and compares with; of the same shape and tokenizer. */
+  baselineModelId: idSchema.optional(),
+  comparison: comparisonSchema.optional(),
   metadata: metadataSchema.default({}),
 });
 
+const { shape } = jobSettingsSchema;
+const purposes: Record<JobKind, string> = {
+  compress: 'compresses one model by one scheme',
+  analyze: 'measures impact and makes no model',
+  evaluate: 'measures a model as it is',
+  compare: 'measures schemes and keeps no model',
+};
+/** A field that other kinds have. In documents made of it, nothing fits. */
+const notOf = (kind: JobKind) =>
+  z
+    .never({ error: () => `is not for jobs of kind ${kind}: such a job ${purposes[kind]}. Leave it out` })
+    .meta({ type: 'object', not: {} })
+    .optional();
+
+const compressJobSchema = z.strictObject({
+  ...shape,
+  kind: z.literal('compress').optional(),
+  modelId: idSchema,
+  analysis: notOf('compress'),
+  artifact: notOf('compress'),
+  baselineModelId: notOf('compress'),
+  comparison: notOf('compress'),
+});
+
+const analyzeJobSchema = z.strictObject({
+  ...shape,
+  kind: z.literal('analyze'),
+  modelId: idSchema,
+  evaluation: notOf('analyze'),
+  formats: notOf('analyze'),
+  artifact: notOf('analyze'),
+  baselineModelId: notOf('analyze'),
+  comparison: notOf('analyze'),
+});
+
+const evaluateJobSchema = z
+  .strictObject({
+    ...shape,
+    kind: z.literal('evaluate'),
+    scheme: notOf('evaluate'),
+    calibrationDatasetId: notOf('evaluate'),
+    training: notOf('evaluate'),
+    /** The divergence is measured whenever there is a baseline. */
+    evaluation: evaluationSchema.extend({ divergence: notOf('evaluate'), limits: notOf('evaluate') }),
+    analysis: notOf('evaluate'),
+    formats: notOf('evaluate'),
+    comparison: notOf('evaluate'),
+  })
+  .refine(({ modelId, artifact }) => (modelId === undefined) !== (artifact === undefined), {
+    path: ['modelId'],
+    error: 'must be given, or artifact in its place, and not both',
+  });
+
+const compareJobSchema = z
+  .strictObject({
+    ...shape,
+    kind: z.literal('compare'),
+    modelId: idSchema,
+    evaluation: evaluationSchema.extend({ limits: notOf('compare') }),
+    analysis: notOf('compare'),
+    formats: notOf('compare'),
+    artifact: notOf('compare'),
+    baselineModelId: notOf('compare'),
+    comparison: comparisonSchema,
+  })
+  .superRefine(({ scheme, comparison }, context) => {
+    const fault = comparisonFault({ scheme, comparison });
+    if (fault) context.addIssue({ code: 'custom', message: fault.message, path: ['comparison', ...fault.path] });
+  });
+
+/** A request, by its kind; a field of another kind is refused. What comes out are the settings of all kinds. */
+export const createJobSchema = z
+  .discriminatedUnion('kind', [compressJobSchema, analyzeJobSchema, evaluateJobSchema, compareJobSchema], {
+    error: () => `must be one of ${jobKinds.join(', ')}`,
+  })
+  .transform((request) => jobSettingsSchema.parse(request));
+
 /** What `spec.json` holds and the trainer reads: the request with its defaults, and where its inputs lie in the store. */
-export const jobSpecSchema = createJobSchema.extend({
+export const jobSpecSchema = jobSettingsSchema.extend({
   id: idSchema,
+  /** Of an artifact, the model that it was made from. */
+  modelId: idSchema,
   createdAt: timestampSchema,
   modelName: z.string(),
   /** Store prefixes, each ending in a slash; the files lie under them by path. */
@@ -78,6 +173,8 @@ export const jobSpecSchema = createJobSchema.extend({
   tasks: z.array(z.object({ name: z.string(), prefix: z.string() })),
   /** In the order of `analysis.datasetIds`. */
   analysisPrefixes: z.array(z.object({ name: z.string(), prefix: z.string() })),
+  baselineName: z.string().nullable().default(null),
+  baselinePrefix: z.string().nullable().default(null),
   /** The job that this one repeats, and where its checkpoints lie, if it left any. */
   retryOf: idSchema.nullable().default(null),
   checkpointsFrom: z.string().nullable().default(null),
@@ -104,6 +201,8 @@ export const progressSchema = z.object({
   tokensPerSecond: z.number().nullable(),
   /** Of the whole job, by the rate of the present phase; null until it is known. */
   secondsLeft: z.number().nullable(),
+  /** Which of a comparison's schemes the phase belongs to, from 1 on; null where it belongs to none. */
+  variant: z.object({ number: z.number().int(), total: z.number().int() }).nullable().default(null),
 });
 
 export const jobErrorSchema = z.object({
@@ -188,6 +287,77 @@ export const analysisResultSchema = z.object({
   seconds: z.number(),
 });
 
+/** What an `evaluate` job found; its artifact `evaluation.json` has it too, `report.html` shows it. */
+export const evaluationResultSchema = z.object({
+  engine: z.string(),
+  engineReason: z.string(),
+  parameters: z.number().int(),
+  measurement: measurementSchema.extend({
+    /** Mean over the quantized layers; null where nothing is quantized. */
+    bitsPerWeight: z.number().nullable(),
+  }),
+  /** Null without a baseline. */
+  baseline: measurementSchema.nullable(),
+  /** Perplexity over the baseline's. */
+  perplexityRatio: z.number().nullable(),
+  peakHostBytes: z.number().nullable(),
+  evaluatedTokens: z.number().int(),
+  seconds: z.number(),
+});
+
+/** One scheme of a comparison: what it gave, or why it could not be measured. */
+export const comparisonRowSchema = z.object({
+  scheme: schemeSchema,
+  measurement: measurementSchema.extend({ bitsPerWeight: z.number() }).nullable(),
+  /** Perplexity over the original's. */
+  perplexityRatio: z.number().nullable(),
+  /** Whether no other scheme gives both a smaller model and a lower perplexity. */
+  onFrontier: z.boolean(),
+  error: jobErrorSchema.nullable(),
+  /** Of the attempt that finished it. */
+  seconds: z.number(),
+});
+
+/** What a `compare` job found, in the order of its schemes; `comparison.json` has it too, `report.html` draws it. */
+export const comparisonResultSchema = z.object({
+  engine: z.string(),
+  engineReason: z.string(),
+  parameters: z.number().int(),
+  baseline: measurementSchema,
+  rows: z.array(comparisonRowSchema),
+  peakHostBytes: z.number().nullable(),
+  evaluatedTokens: z.number().int(),
+  seconds: z.number(),
+});
+
+/** What a job has found, by its kind; the others are null. */
+export const jobOutcomeSchema = z.object({
+  /** Of a `compress` job that has succeeded, or that has failed with the code `quality`. */
+  result: jobResultSchema.nullable().default(null),
+  /** Of an `analyze` job that has succeeded. */
+  analysisResult: analysisResultSchema.nullable().default(null),
+  /** Of an `evaluate` job that has succeeded. */
+  evaluationResult: evaluationResultSchema.nullable().default(null),
+  /** Of a `compare` job that has succeeded. */
+  comparisonResult: comparisonResultSchema.nullable().default(null),
+});
+export const noOutcome: JobOutcome = {
+  result: null,
+  analysisResult: null,
+  evaluationResult: null,
+  comparisonResult: null,
+};
+
+/** The outcome alone, of what holds other fields beside it. */
+export function outcomeOf({ result, analysisResult, evaluationResult, comparisonResult }: JobOutcome): JobOutcome {
+  return { result, analysisResult, evaluationResult, comparisonResult };
+}
+
+/** Whichever result there is; null where there is none. */
+export function anyResultOf(outcome: JobOutcome): { engine: string; seconds: number } | null {
+  return Object.values(outcomeOf(outcome)).find((each) => each !== null) ?? null;
+}
+
 export const jobSchema = z.object({
   object: z.literal('job'),
   kind: z.enum(jobKinds),
@@ -195,12 +365,17 @@ export const jobSchema = z.object({
   status: jobStatusSchema,
   modelId: idSchema,
   modelName: z.string(),
-  scheme: schemeSchema,
-  training: trainingSchema,
+  /** Null of an `evaluate` job; of a `compare` job what its schemes leave open. */
+  scheme: schemeSchema.nullable(),
+  /** Null of an `evaluate` job. */
+  training: trainingSchema.nullable(),
   calibrationDatasetId: idSchema.nullable(),
   evaluation: evaluationSchema.nullable(),
   analysis: analysisSchema,
   formats: z.array(z.enum(artifactFormats)),
+  artifact: artifactSourceSchema.nullable(),
+  baselineModelId: idSchema.nullable(),
+  comparison: comparisonSchema.nullable(),
   metadata: metadataSchema,
   /** The job that this one repeats, from where that one was. */
   retryOf: idSchema.nullable(),
@@ -213,10 +388,7 @@ export const jobSchema = z.object({
   attempt: z.number().int(),
   progress: progressSchema.nullable(),
   error: jobErrorSchema.nullable(),
-  /** Of a `compress` job that has succeeded, or that has failed with the code `quality`. */
-  result: jobResultSchema.nullable(),
-  /** Of an `analyze` job that has succeeded. */
-  analysisResult: analysisResultSchema.nullable(),
+  ...jobOutcomeSchema.shape,
 });
 
 export const listJobsQuerySchema = listQuerySchema.extend({
@@ -229,11 +401,16 @@ export const listJobsQuerySchema = listQuerySchema.extend({
 
 export type JobStatus = z.infer<typeof jobStatusSchema>;
 export type CreateJob = z.input<typeof createJobSchema>;
+export type JobSettings = z.output<typeof jobSettingsSchema>;
 export type JobSpec = z.infer<typeof jobSpecSchema>;
 export type Job = z.infer<typeof jobSchema>;
 export type JobError = z.infer<typeof jobErrorSchema>;
 export type JobResult = z.infer<typeof jobResultSchema>;
 export type JobKind = (typeof jobKinds)[number];
+export type JobOutcome = z.output<typeof jobOutcomeSchema>;
+export type EvaluationResult = z.infer<typeof evaluationResultSchema>;
+export type ComparisonResult = z.infer<typeof comparisonResultSchema>;
+export type ComparisonRow = z.infer<typeof comparisonRowSchema>;
 export type AnalysisResult = z.infer<typeof analysisResultSchema>;
 export type Heterogeneity = z.infer<typeof heterogeneitySchema>;
 export type Overlap = z.infer<typeof overlapSchema>;

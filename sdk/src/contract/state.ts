@@ -4,7 +4,7 @@
  */
 import { z } from 'zod';
 import { timestampSchema } from './common.ts';
-import { analysisResultSchema, jobErrorSchema, jobResultSchema, jobStatusSchema } from './jobs.ts';
+import { jobErrorSchema, jobOutcomeSchema, jobStatusSchema } from './jobs.ts';
 
 export const jobStateSchema = z.object({
   status: jobStatusSchema,
@@ -14,8 +14,7 @@ export const jobStateSchema = z.object({
   /** Of a job that was cancelled. */
   keepCheckpoint: z.boolean().default(false),
   error: jobErrorSchema.nullable().default(null),
-  result: jobResultSchema.nullable().default(null),
-  analysisResult: analysisResultSchema.nullable().default(null),
+  ...jobOutcomeSchema.shape,
 });
 export type JobState = z.infer<typeof jobStateSchema>;
 

@@ -234,7 +234,7 @@ describe('cherryq jobs', () => {
     const { id } = await createJob('succeed');
     const { exitCode, stdout } = await cherryq(['jobs', 'list', '--data-dir', dataDir]);
     expect(exitCode).toBe(0);
-    expect(stdout).toMatch(new RegExp(`^id +status.*\n${id} .*tiny +rtn w3g128`));
+    expect(stdout).toMatch(new RegExp(`^id +status.*\n${id} .*tiny +compress +rtn w3g128`));
   });
 
   it('wait downloads the result', async () => {
