@@ -2,16 +2,18 @@
  * What a job needs and what it costs, before it runs. Memory, disk and output follow from the model's config and the settings
  * (the trainer's `planJob`); time from how fast the tenant's last jobs went, or, before there are any, from the machine's entry.
  */
-import { planJob, type JobPlan } from '@cherryq/batch-jobs/planning';
+import { computingPhases, planJob, type JobPlan } from '@cherryq/batch-jobs/planning';
 import { InputError } from '@cherryq/batch-jobs/storage';
 import {
   anyResultOf,
   engineNames,
-  type EngineName,
+  phaseNames,
   type Estimate,
   type JobSettings,
+  type JobSpec,
   type KeptEstimate,
   type Machine,
+  type Phase,
 } from 'cherryq/contract';
 import { decodeJson, jobRef } from './job-log.ts';
 import type { JobReader } from './job-reader.ts';
@@ -22,7 +24,7 @@ import type { Upload } from './uploads.ts';
 export interface EstimatedJob {
   readonly request: JobSettings;
   /** Where its files are in the store, and what it is called. */
-  readonly model: { readonly name: string; readonly prefix: string };
+  readonly model: { readonly name: string; readonly prefix: string; readonly fingerprint: string | null };
   readonly calibration: Upload | null;
   readonly evaluation: Upload | null;
   readonly analysis: readonly Upload[];
@@ -37,8 +39,8 @@ export interface Estimator {
 const tolerance = 1.15;
 /** Jobs that speed is learned from, at most, and how many are looked through for them. */
 const [learnedFrom, lookedThrough] = [5, 30];
-/** A job that was over sooner says little of speed. */
-const leastSeconds = 0.2;
+/** A phase that was over sooner says little of speed. */
+const leastSeconds = 0.02;
 const maxConfigBytes = 2 ** 20;
 
 export function createEstimator({
@@ -70,34 +72,26 @@ export function createEstimator({
     throw new InputError('bad_config', 'The model has no config.json that holds an object.', 'modelId');
   }
 
-  /** How the tenant's last jobs went: those of the same method, if there are any. */
-  async function historyOf(
-    tenant: string,
-    { kind, scheme }: EstimatedJob['request'],
-    startSeconds: number,
-  ): Promise<{ operationsPerSecond: number | null; engine: EngineName | null }> {
+  /** The tenant's last jobs that were done in one go, the newest first. */
+  async function historyOf(tenant: string): Promise<PastJob[]> {
     const ids = await idsNewestFirst(store, tenant, 'jobs', { after: undefined, limit: lookedThrough });
-    const [alike, all]: [number[], number[]] = [[], []];
-    let engine: EngineName | null = null;
+    const past: PastJob[] = [];
     for (const id of ids) {
       const record = await reader.read(jobRef(tenant, id));
       const ended = record?.states.at(-1);
       const outcome = ended && anyResultOf(ended);
-      if (!record?.spec.estimate || !outcome || ended.status !== 'succeeded') continue;
-      engine ??= engineNames.find((name) => name === outcome.engine) ?? null;
-      const rate = record.spec.estimate.operations / Math.max(leastSeconds, outcome.seconds - startSeconds);
-      all.push(rate);
-      if (record.spec.kind === kind && record.spec.scheme.method === scheme.method) alike.push(rate);
+      if (record && outcome && ended.status === 'succeeded') past.push({ spec: record.spec, ...outcome });
     }
-    const rates = (alike.length > 0 ? alike : all).slice(0, learnedFrom).sort((a, b) => a - b);
-    return { operationsPerSecond: rates[Math.floor(rates.length / 2)] ?? null, engine };
+    return past;
   }
 
   return {
     async estimate(tenant, { request, model, calibration, evaluation, analysis }) {
       const configJson = await configOf(model.prefix);
-      const history = await historyOf(tenant, request, machines[0]?.startSeconds ?? 0);
-      const { operationsPerSecond: rate } = history;
+      const history = await historyOf(tenant);
+      const engine = engineNames.find((name) => history.some((job) => job.engine === name));
+      const impactStored = history.some(({ spec }) => leavesImpactOf(spec, request, model.fingerprint));
+      const speed = speedOf(history, request);
       const texts = [calibration, ...analysis].filter((text) => text !== null);
       const plans = machines.map((machine) => {
         const plan = planJob({
@@ -106,15 +100,16 @@ export function createEstimator({
           calibrationBytes: calibration && calibration.sizeBytes,
           evaluationBytes: evaluation && evaluation.sizeBytes,
           draws: request.kind === 'analyze' ? texts.length * request.analysis.draws : 1,
+          impactStored,
           // Which of a machine's engines runs, only jobs tell.
-          engine: machine.deviceBytes === null ? (history.engine ?? machine.engine) : machine.engine,
+          engine: machine.deviceBytes === null ? (engine ?? machine.engine) : machine.engine,
         });
-        const seconds = machine.startSeconds + plan.operations / (rate ?? machine.operationsPerSecond);
+        const seconds = secondsOf(plan, speed, machine);
         return { machine, plan, seconds, fits: fits(plan, machine) };
       });
       const chosen = plans.find((each) => each.fits) ?? plans.at(-1);
       if (chosen === undefined) throw new Error('there is no machine to estimate for');
-      const { hostBytes, deviceBytes, diskBytes, outputBytes, operations, parameters } = chosen.plan;
+      const { hostBytes, deviceBytes, diskBytes, outputBytes, operations, work, parameters } = chosen.plan;
       return {
         object: 'estimate',
         allowed: chosen.fits,
@@ -125,8 +120,9 @@ export function createEstimator({
         diskBytes,
         outputBytes,
         operations,
+        work: { ...work },
         seconds: chosen.seconds,
-        secondsBasis: rate === null ? 'assumed' : 'measured',
+        secondsBasis: speed.size === 0 ? 'assumed' : 'measured',
         machines: plans.map(({ machine, plan, seconds, fits: isEnough }) => ({
           name: machine.name,
           fits: isEnough,
@@ -147,9 +143,73 @@ export function keptOf({
   diskBytes,
   outputBytes,
   operations,
+  work,
   seconds,
 }: Estimate): KeptEstimate {
-  return { hostBytes, deviceBytes, diskBytes, outputBytes, operations, seconds };
+  return { hostBytes, deviceBytes, diskBytes, outputBytes, operations, work, seconds };
+}
+
+/** A job that has succeeded. */
+interface PastJob {
+  readonly spec: JobSpec;
+  readonly engine: string;
+  readonly phaseSeconds: Readonly<Record<string, number>>;
+}
+
+/** What of a phase's work is done in a second, by phase; a phase that no job had is not there. */
+type Speed = ReadonlyMap<Phase, number>;
+
+/** For each phase the median of the last jobs that had it: those of the same kind and method, if there are any. */
+function speedOf(history: readonly PastJob[], { kind, scheme }: JobSettings): Speed {
+  const alike = history.filter(({ spec }) => spec.kind === kind && spec.scheme.method === scheme.method);
+  const ratesOf = (jobs: readonly PastJob[], phase: Phase): number[] =>
+    jobs.flatMap(({ spec, phaseSeconds }) => {
+      const [work = 0, seconds] = [spec.estimate?.work[phase], phaseSeconds[phase]];
+      return work > 0 && seconds !== undefined ? [work / Math.max(leastSeconds, seconds)] : [];
+    });
+  const speed = new Map<Phase, number>();
+  for (const phase of phaseNames) {
+    const own = ratesOf(alike, phase);
+    const median = medianOf((own.length > 0 ? own : ratesOf(history, phase)).slice(0, learnedFrom));
+    if (median !== undefined) speed.set(phase, median);
+  }
+  return speed;
+}
+
+function medianOf(values: readonly number[]): number | undefined {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
+}
+
+/** Phases that no job has shown yet go as fast as the others that compute, or else as the machine's entry says. */
+function secondsOf({ work }: JobPlan, speed: Speed, machine: Machine): number {
+  const known = computingPhases.flatMap((phase) => speed.get(phase) ?? []);
+  const computing = medianOf(known) ?? machine.operationsPerSecond;
+  let seconds = speed.has('load') ? 0 : machine.startSeconds;
+  for (const phase of phaseNames) {
+    const rate = speed.get(phase) ?? (isComputing(phase) ? computing : Number.POSITIVE_INFINITY);
+    seconds += (work[phase] ?? 0) / rate;
+  }
+  return seconds;
+}
+
+const isComputing = (phase: Phase): boolean => computingPhases.some((each) => each === phase);
+
+/** Shares of a row that every stored impact has candidates for, and the settings that decide which windows it was measured on. */
+const leastCandidates = 1 / 32;
+const windowSettings = ['impactSamples', 'sequenceLength', 'seed', 'windows'] as const;
+
+/** Whether a job that was done has measured the impact that another needs. */
+function leavesImpactOf(done: JobSpec, next: JobSettings, fingerprint: string | null): boolean {
+  const measured = done.kind === 'compress' && done.scheme.method === 'cherryq' && done.scheme.criterion !== 'weight';
+  return (
+    measured &&
+    next.kind !== 'analyze' &&
+    done.modelFingerprint !== null &&
+    done.modelFingerprint === fingerprint &&
+    done.calibrationDatasetId === next.calibrationDatasetId &&
+    next.scheme.cherryFraction <= Math.max(done.scheme.cherryFraction, leastCandidates) &&
+    windowSettings.every((setting) => done.training[setting] === next.training[setting])
+  );
 }
 
 function fits({ hostBytes, deviceBytes }: JobPlan, machine: Machine): boolean {

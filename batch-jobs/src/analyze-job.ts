@@ -137,7 +137,7 @@ export async function analyzeJob(options: RunOptions): Promise<void> {
       parameters: model.parameters,
       heterogeneity: found.heterogeneity,
       overlaps: found.overlaps,
-      seconds: (Date.now() - job.firstStart.getTime()) / 1000,
+      ...progress.times(),
     },
   });
   await store.deletePrefix(`${job.prefix}checkpoints/`);

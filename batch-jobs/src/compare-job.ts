@@ -241,7 +241,7 @@ async function mergeVariants(comparison: OpenedComparison): Promise<void> {
       rows,
       peakHostBytes: run.peakBytes?.() ?? null,
       evaluatedTokens: data.evaluatedTokens,
-      seconds: (Date.now() - job.firstStart.getTime()) / 1000,
+      ...progress.times(),
     },
   });
   await store.deletePrefix(`${job.prefix}checkpoints/`);

@@ -195,7 +195,7 @@ export async function compressJob(options: RunOptions): Promise<void> {
     peakHostBytes: options.peakBytes?.() ?? null,
     trainedTokens,
     evaluatedTokens: report.evaluatedTokens,
-    seconds: (Date.now() - job.firstStart.getTime()) / 1000,
+    ...progress.times(),
   };
   if (missed === null) await job.succeed({ result });
   else await job.fail({ fault: 'quality', code: 'quality', message: missed, param: 'evaluation.limits' }, result);

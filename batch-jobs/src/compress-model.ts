@@ -19,6 +19,7 @@ import type { DecoderConfig } from './models/decoder-config.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { weightsInFiles, weightsInMemory } from './model-weights.ts';
 import type { Cherries } from './numeric/quantizer.ts';
+import { scalesTokens } from './plan-job.ts';
 import type { PhasePlan, Reporter } from './progress.ts';
 import type { RunOptions } from './run-options.ts';
 import { shouldStop } from './run-options.ts';
@@ -180,7 +181,7 @@ export function phasesOf(inputs: Measuring, config: DecoderConfig): PhasePlan[] 
   const steps = trains ? trainSteps(training, blocks) : 0;
   return [
     { phase: 'impact', units: impactWindowsOf(inputs), unitCost: 3 * sequenceLength, unitTokens: sequenceLength },
-    { phase: 'scales', units: searchedBlocks, unitCost: 20 * 1024, unitTokens: 0 },
+    { phase: 'scales', units: searchedBlocks, unitCost: scalesTokens, unitTokens: 0 },
     { phase: 'train', units: steps, unitCost: passes * stepTokens, unitTokens: stepTokens },
   ];
 }

@@ -98,7 +98,7 @@ export async function evaluateJob(options: RunOptions): Promise<void> {
       perplexityRatio: data.perplexityRatio,
       peakHostBytes: options.peakBytes?.() ?? null,
       evaluatedTokens: data.evaluatedTokens,
-      seconds: (Date.now() - job.firstStart.getTime()) / 1000,
+      ...progress.times(),
     },
   });
 }

@@ -2,8 +2,8 @@
  * What a job needs, known before it runs: memory by the formula of docs/memory.md, the bytes of its result by docs/format.md, and
  * how much there is to compute. Only the model's config is looked at.
  */
-import { schemesOf } from 'cherryq/contract';
-import type { Comparison, EngineName, JobKind, JobSpec } from 'cherryq/contract';
+import { phaseNames, schemesOf } from 'cherryq/contract';
+import type { Comparison, EngineName, JobKind, JobSpec, Phase } from 'cherryq/contract';
 import { gridOf, nativeConfig } from './exporters/native-config.ts';
 import { methods } from './methods/registry.ts';
 import type { DecoderConfig } from './models/decoder-config.ts';
@@ -24,6 +24,8 @@ export interface PlannedJob extends Pick<JobSpec, 'kind' | 'scheme' | 'training'
   readonly evaluationBytes: number | null;
   /** Of an analysis: draws from all texts together. */
   readonly draws: number;
+  /** Whether an earlier job has left the impact that this one needs. */
+  readonly impactStored?: boolean;
   readonly engine: EngineName;
 }
 
@@ -39,7 +41,13 @@ export interface JobPlan {
   readonly outputBytes: { readonly native: number | null; readonly hf: number | null };
   /** Floating-point operations of the model's matrices. */
   readonly operations: number;
+  /** What each phase has to do: operations, or, where the phase computes none, parameters to go through. */
+  readonly work: PhaseWork;
 }
+
+export type PhaseWork = Readonly<Partial<Record<Phase, number>>>;
+/** Those of them that count operations. */
+export const computingPhases = ['impact', 'scales', 'train', 'evaluate'] as const satisfies readonly Phase[];
 
 /** What a token is, in bytes of English text, for the usual vocabularies. */
 const bytesPerToken = 4;
@@ -51,6 +59,8 @@ const aroundBytes: Readonly<Record<EngineName, number>> = { gpu: 120e6, native: 
 /** Rounding alone goes through the weights part by part. */
 const streamingBytes = 50e6;
 const keptCheckpoints = 2;
+/** What the search for one block's column scales costs, in tokens through the model. */
+export const scalesTokens = 20 * 1024;
 
 /** @throws InputError for a config that the trainer does not read */
 export function planJob(job: PlannedJob): JobPlan {
@@ -74,17 +84,17 @@ function planCompression(job: PlannedJob, config: DecoderConfig): JobPlan {
   const roundingApart = scheme.method !== 'rtn' || !formats.includes('native');
   const evaluations = 2 + (roundingApart ? 1 : 0) + (formats.length === 2 ? 1 : 0);
   const written = 2 * (outputBytes.native ?? 0) + (outputBytes.hf ?? 0);
-  return { ...planScheme(job, config, { written, evaluations }), outputBytes };
+  return { ...planScheme(job, config, { written, evaluations, exports: formats.length }), outputBytes };
 }
 
 function planAnalysis(job: PlannedJob, config: DecoderConfig): JobPlan {
-  return planPhases(job, config, { trains: false, measures: true }, { written: 0, draws: job.draws, evaluations: 0 });
+  return planPhases(job, config, { trains: false, measures: true }, { ...nothingElse, draws: job.draws });
 }
 
 /** With a baseline, each token goes through it once for its own perplexity and once for the model's divergence. */
 function planEvaluation(job: PlannedJob, config: DecoderConfig): JobPlan {
   const evaluations = job.baselineModelId === undefined ? 1 : 3;
-  return planPhases(job, config, { trains: false, measures: false }, { written: 0, draws: 0, evaluations });
+  return planPhases(job, config, nothing, { ...nothingElse, evaluations });
 }
 
 /** Schemes follow one another: what one needs at its peak is needed once, what all compute adds up. Impact is measured once. */
@@ -93,16 +103,17 @@ function planComparison(job: PlannedJob, config: DecoderConfig): JobPlan {
   const evaluations = evaluation?.divergence ? 2 : 1;
   const own = schemesOf({ scheme: job.scheme, comparison }).map((scheme) => {
     const variant = { ...job, scheme };
-    return planScheme(variant, config, { written: nativeBytes(config, variant), evaluations });
+    return planScheme(variant, config, { written: nativeBytes(config, variant), evaluations, exports: 1 });
   });
-  const impact = planAnalysis({ ...job, draws: 1 }, config).operations;
-  const measuring = own.filter(({ measures }) => measures).length;
-  const original = planPhases(
-    job,
-    config,
-    { trains: false, measures: false },
-    { written: 0, draws: 0, evaluations: 1 },
-  ).operations;
+  const original = planPhases(job, config, nothing, { ...nothingElse, evaluations: 1 });
+  const each = own.map(({ work }) => work).reduce(addWork, original.work);
+  // What all share is done once.
+  const work = {
+    ...each,
+    impact: Math.max(...own.map((one) => one.work.impact ?? 0)),
+    load: original.work.load,
+    report: original.work.report,
+  };
   const most = (field: 'hostBytes' | 'deviceBytes' | 'diskBytes'): number =>
     Math.max(...own.map((each) => each[field]));
   return {
@@ -111,34 +122,36 @@ function planComparison(job: PlannedJob, config: DecoderConfig): JobPlan {
     deviceBytes: most('deviceBytes'),
     diskBytes: most('diskBytes'),
     outputBytes: { native: null, hf: null },
-    operations:
-      own.reduce((sum, { operations }) => sum + operations, 0) + original - impact * Math.max(0, measuring - 1),
+    operations: operationsIn(work),
+    work,
   };
 }
 
 /** One scheme: its impact, its training, and the measuring of what it gives. */
-function planScheme(
-  job: PlannedJob,
-  config: DecoderConfig,
-  { written, evaluations }: Pick<Work, 'written' | 'evaluations'>,
-): JobPlan & Phases {
+function planScheme(job: PlannedJob, config: DecoderConfig, extent: Omit<Extent, 'draws'>): JobPlan & Phases {
   const { scheme } = job;
   const method = methods[scheme.method];
   const phases = { trains: method.trains, measures: method.keepsCherries && scheme.criterion !== 'weight' };
-  return { ...planPhases(job, config, phases, { written, draws: 1, evaluations }), ...phases };
+  return { ...planPhases(job, config, phases, { ...extent, draws: 1 }), ...phases };
 }
 
 /** What a job does besides its training. */
-interface Work {
+interface Extent {
   /** Bytes of models that it writes. */
   readonly written: number;
   /** Lots of windows that impact is measured on, where it is. */
   readonly draws: number;
   /** Times that the evaluation text goes through a model. */
   readonly evaluations: number;
+  /** Models that it writes. */
+  readonly exports: number;
 }
 
-function planPhases(job: PlannedJob, config: DecoderConfig, phases: Phases, work: Work): JobPlan {
+const nothing: Phases = { trains: false, measures: false };
+const nothingElse: Extent = { written: 0, draws: 0, evaluations: 0, exports: 0 };
+
+function planPhases(job: PlannedJob, config: DecoderConfig, phases: Phases, extent: Extent): JobPlan {
+  const work = workOf(job, config, phases, extent);
   const { scheme, training, engine } = job;
   const shapes = [...tensorShapes(config)];
   const parameters = parametersOf(config);
@@ -148,9 +161,10 @@ function planPhases(job: PlannedJob, config: DecoderConfig, phases: Phases, work
   return {
     parameters,
     ...peakOf(job, needed, phases),
-    diskBytes: work.written + keptCheckpoints * checkpoint + (trains ? needed.diskBytes : 0),
+    diskBytes: extent.written + keptCheckpoints * checkpoint + (trains ? needed.diskBytes : 0),
     outputBytes: { native: null, hf: null },
-    operations: operationsOf(job, config, phases, work),
+    operations: operationsIn(work),
+    work,
   };
 }
 
@@ -202,20 +216,38 @@ function nativeBytes(config: DecoderConfig, { scheme }: PlannedJob): number {
 }
 
 /** A backward pass counts as two more; the passes are those of the progress that a job reports. */
-function operationsOf(job: PlannedJob, config: DecoderConfig, { trains, measures }: Phases, work: Work): number {
-  const { training, evaluation } = job;
+function workOf(job: PlannedJob, config: DecoderConfig, { trains, measures }: Phases, extent: Extent): PhaseWork {
+  const { scheme, training, evaluation, kind } = job;
   const calibrationTokens = (job.calibrationBytes ?? 0) / bytesPerToken;
-  const measuredTokens = measures ? Math.min(training.impactSamples * training.sequenceLength, calibrationTokens) : 0;
+  const drawnTokens = Math.min(training.impactSamples * training.sequenceLength, calibrationTokens);
+  const measuredTokens = measures && !job.impactStored ? extent.draws * drawnTokens : 0;
   const stepTokens = training.batchSize * training.sequenceLength;
   const trainedTokens = trains ? Math.ceil(training.tokens / stepTokens) * stepTokens : 0;
-  const trainingPasses = training.loss === 'distillation' ? 4 : 3;
+  const trainingPasses = training.mode === 'blockWise' ? 5 : training.loss === 'distillation' ? 4 : 3;
   const evaluatedTokens = Math.min(
     (job.evaluationBytes ?? 0) / bytesPerToken,
     evaluation?.maxTokens ?? Number.POSITIVE_INFINITY,
   );
-  const tokens = 3 * work.draws * measuredTokens + trainingPasses * trainedTokens + work.evaluations * evaluatedTokens;
+  const searched = trains && scheme.columnScales === 'searched';
   const weights = linearsOf([...tensorShapes(config)]) + config.vocabSize * config.hiddenSize;
-  return 2 * weights * tokens;
+  const parameters = parametersOf(config);
+  return {
+    load: parameters,
+    impact: 2 * weights * 3 * measuredTokens,
+    scales: searched ? 2 * weights * scalesTokens * config.numHiddenLayers : 0,
+    train: 2 * weights * trainingPasses * trainedTokens,
+    evaluate: 2 * weights * extent.evaluations * evaluatedTokens,
+    export: parameters * extent.exports,
+    analyze: kind === 'analyze' ? parameters : 0,
+    report: parameters,
+  };
+}
+
+/** Of phases that compute. */
+const operationsIn = (work: PhaseWork): number => computingPhases.reduce((sum, phase) => sum + (work[phase] ?? 0), 0);
+
+function addWork(first: PhaseWork, second: PhaseWork): PhaseWork {
+  return Object.fromEntries(phaseNames.map((phase) => [phase, (first[phase] ?? 0) + (second[phase] ?? 0)]));
 }
 
 const parametersOf = (config: DecoderConfig): number =>

@@ -1,4 +1,4 @@
 /** What the API may know of the trainer beside its storage. Nothing here loads an engine. */
 export { supportedArchitectures } from './models/registry.ts';
-export { planJob } from './plan-job.ts';
-export type { JobPlan, PlannedJob } from './plan-job.ts';
+export { computingPhases, planJob } from './plan-job.ts';
+export type { JobPlan, PhaseWork, PlannedJob } from './plan-job.ts';

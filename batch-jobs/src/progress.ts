@@ -70,12 +70,32 @@ export class ProgressMeter {
 export class Reporter {
   private readonly meter: ProgressMeter;
   private lastSent = 0;
+  private readonly secondsOf = new Map<Phase, number>();
+  private phase: Phase = 'load';
+  private phaseStartedAt: number;
 
   constructor(
     private readonly job: JobFolder,
     plan: readonly PhasePlan[],
   ) {
     this.meter = new ProgressMeter(plan);
+    this.phaseStartedAt = job.firstStart.getTime();
+  }
+
+  /** How long the job has taken so far, and each of its phases. */
+  times(): { seconds: number; phaseSeconds: Record<string, number> } {
+    this.enterPhase(this.phase);
+    return {
+      seconds: (Date.now() - this.job.firstStart.getTime()) / 1000,
+      phaseSeconds: this.job.attempt === 1 ? Object.fromEntries(this.secondsOf) : {},
+    };
+  }
+
+  private enterPhase(phase: Phase): void {
+    const now = Date.now();
+    this.secondsOf.set(this.phase, (this.secondsOf.get(this.phase) ?? 0) + (now - this.phaseStartedAt) / 1000);
+    this.phase = phase;
+    this.phaseStartedAt = now;
   }
 
   /** Says which scheme of a comparison what follows belongs to. */
@@ -84,6 +104,7 @@ export class Reporter {
   }
 
   start(phase: Phase): void {
+    this.enterPhase(phase);
     this.job.emit({ type: 'phase.started', phase });
     this.at(phase, 0);
   }

@@ -1,5 +1,16 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { estimateSchema, jobSchema, modelSchema, type CreateJob, type Estimate, type Machine } from 'cherryq/contract';
+import {
+  estimateSchema,
+  jobSchema,
+  modelSchema,
+  noOutcome,
+  type CreateJob,
+  type Estimate,
+  type JobResult,
+  type JobState,
+  type Machine,
+} from 'cherryq/contract';
+import { advanceState, jobRef } from '../../api/src/job-log.ts';
 import { createServices } from '../../api/src/services.ts';
 import { systemClock } from '../../api/src/ports.ts';
 import { createApp } from '../../api/src/app.ts';
@@ -49,6 +60,32 @@ async function textOf(bytes: number): Promise<string> {
   await app.request(`/v1/datasets/${id}/complete`, { method: 'POST' });
   return id;
 }
+const stateOf = (status: JobState['status']): JobState => ({
+  status,
+  time: new Date().toISOString(),
+  attempt: 1,
+  by: 'worker',
+  keepCheckpoint: false,
+  error: null,
+  ...noOutcome,
+});
+
+const measurement = { perplexity: null, divergence: null, tasks: [], sizeBytes: 1 };
+const emptyResult: JobResult = {
+  engine: 'gpu',
+  engineReason: 'a test',
+  parameters: 1,
+  baseline: measurement,
+  rounding: null,
+  compressed: { ...measurement, bitsPerWeight: 3 },
+  hf: null,
+  peakHostBytes: null,
+  trainedTokens: 1,
+  evaluatedTokens: 1,
+  seconds: 1,
+  phaseSeconds: {},
+};
+
 const estimate = async (request: CreateJob): Promise<Estimate> =>
   read(await app.request('/v1/estimates', jsonRequest('POST', request)), 200, estimateSchema);
 
@@ -113,6 +150,31 @@ describe('an estimate', () => {
     const rounding = await app.request('/v1/jobs', jsonRequest('POST', { modelId, scheme: { method: 'rtn' } }));
     const { estimate: kept } = await read(rounding, 202, jobSchema);
     expect(kept?.outputBytes.native).toBeGreaterThan(2e9);
+  });
+
+  it('takes its time from how long each phase of earlier jobs took, and knows what impact they left', async () => {
+    await open([{ ...gpu, hostBytes: 256e9 }]);
+    const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(100_000)];
+    const request = { modelId, calibrationDatasetId, training: { tokens: 2 ** 16 } };
+    const { id } = await read(await app.request('/v1/jobs', jsonRequest('POST', request)), 202, jobSchema);
+    const phaseSeconds = { load: 10, impact: 50, train: 200, export: 30, report: 2 };
+    const result: JobResult = { ...emptyResult, seconds: 300, phaseSeconds };
+    const job = jobRef('local', id);
+    await advanceState(api.store, job, () => stateOf('running'));
+    await advanceState(api.store, job, () => ({ ...stateOf('succeeded'), result }));
+
+    const again = await estimate(request);
+    expect(again.secondsBasis).toBe('measured');
+    expect(again.work.impact).toBe(0);
+    expect(again.seconds).toBeCloseTo(10 + 200 + 30 + 2, 6);
+    const twice = await estimate({ ...request, training: { tokens: 2 ** 17 } });
+    expect(twice.seconds).toBeCloseTo(10 + 400 + 30 + 2, 6);
+    const otherWindows = await estimate({ ...request, training: { ...request.training, seed: 7 } });
+    expect(otherWindows.seconds).toBeCloseTo(10 + 50 + 200 + 30 + 2, 6);
+    const moreCherries = await estimate({ ...request, scheme: { cherryFraction: 1 / 16 } });
+    expect(moreCherries.work.impact).toBeGreaterThan(0);
+    const otherMethod = await estimate({ ...request, scheme: { method: 'qat' }, formats: ['native'] });
+    expect(otherMethod.seconds).toBeCloseTo(10 + 200 + 15 + 2, 6);
   });
 
   it('of a model that is not read says so, as of inputs that are not there', async () => {

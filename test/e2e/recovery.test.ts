@@ -216,6 +216,7 @@ async function killedJob(name: string, kills: readonly Kill[], seed: number): Pr
   expect(result).toEqual({
     ...reference.result.result,
     seconds: expect.any(Number),
+    phaseSeconds: expect.any(Object),
     peakHostBytes: expect.any(Number),
   });
   expectSameResult(out);

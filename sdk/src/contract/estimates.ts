@@ -31,6 +31,8 @@ export const keptEstimateSchema = z.object({
   outputBytes: z.object({ native: z.number().nullable(), hf: z.number().nullable() }),
   /** Of the model's matrices. */
   operations: z.number(),
+  /** What each phase has to do: operations, or, where the phase computes none, parameters to go through. */
+  work: z.record(z.string(), z.number()).default({}),
   seconds: z.number(),
 });
 

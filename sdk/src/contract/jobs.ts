@@ -236,6 +236,13 @@ export const measurementSchema = z.object({
   sizeBytes: z.number().int(),
 });
 
+const times = {
+  /** From the first attempt's start to the end. */
+  seconds: z.number(),
+  /** By phase, of a job that took one attempt; empty otherwise. Estimates learn from it. */
+  phaseSeconds: z.record(z.string(), z.number()).default({}),
+};
+
 export const jobResultSchema = z.object({
   engine: z.string(),
   engineReason: z.string(),
@@ -253,8 +260,7 @@ export const jobResultSchema = z.object({
   peakHostBytes: z.number().nullable().default(null),
   trainedTokens: z.number().int(),
   evaluatedTokens: z.number().int(),
-  /** Seconds from the first attempt's start to the end. */
-  seconds: z.number(),
+  ...times,
 });
 
 /** How far a few weights stand out in one matrix: mean of the top hundredth over the largest of the rest. */
@@ -284,7 +290,7 @@ export const analysisResultSchema = z.object({
   parameters: z.number().int(),
   heterogeneity: z.array(heterogeneitySchema),
   overlaps: z.array(overlapSchema),
-  seconds: z.number(),
+  ...times,
 });
 
 /** What an `evaluate` job found; its artifact `evaluation.json` has it too, `report.html` shows it. */
@@ -302,7 +308,7 @@ export const evaluationResultSchema = z.object({
   perplexityRatio: z.number().nullable(),
   peakHostBytes: z.number().nullable(),
   evaluatedTokens: z.number().int(),
-  seconds: z.number(),
+  ...times,
 });
 
 /** One scheme of a comparison: what it gave, or why it could not be measured. */
@@ -327,7 +333,7 @@ export const comparisonResultSchema = z.object({
   rows: z.array(comparisonRowSchema),
   peakHostBytes: z.number().nullable(),
   evaluatedTokens: z.number().int(),
-  seconds: z.number(),
+  ...times,
 });
 
 /** What a job has found, by its kind; the others are null. */
@@ -354,7 +360,9 @@ export function outcomeOf({ result, analysisResult, evaluationResult, comparison
 }
 
 /** Whichever result there is; null where there is none. */
-export function anyResultOf(outcome: JobOutcome): { engine: string; seconds: number } | null {
+export function anyResultOf(
+  outcome: JobOutcome,
+): { engine: string; seconds: number; phaseSeconds: Record<string, number> } | null {
   return Object.values(outcomeOf(outcome)).find((each) => each !== null) ?? null;
 }
 

@@ -24,6 +24,7 @@ const result: JobResult = {
   trainedTokens: 1024,
   evaluatedTokens: 4096,
   seconds: 75,
+  phaseSeconds: {},
 };
 
 describe('renderResult', () => {
@@ -93,6 +94,7 @@ describe('renderAnalysis', () => {
       heterogeneity: [score(0, 30), score(1, 10), score(2, 20)],
       overlaps: [{ first: 'a, draw 1', second: 'b, draw 1', sameSet: false, share: 0.415, byChance: 1 / 256 }],
       seconds: 3,
+      phaseSeconds: {},
     }).split('\n');
     expect(lines).toContain('mlp.down_proj               20.00       1.25           2.00');
     expect(lines).toContain('a, draw 1 / b, draw 1  41.5 %      0.4 %');
