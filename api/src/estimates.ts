@@ -85,6 +85,8 @@ export function createEstimator({
       const outcome = ended && anyResultOf(ended);
       if (!record?.spec.estimate || !outcome || ended.status !== 'succeeded') continue;
       engine ??= engineNames.find((name) => name === outcome.engine) ?? null;
+      // Rounding alone, measured on no text, tells nothing of how fast anything else is.
+      if (record.spec.estimate.operations === 0) continue;
       const rate = record.spec.estimate.operations / Math.max(leastSeconds, outcome.seconds - startSeconds);
       all.push(rate);
       if (record.spec.kind === kind && record.spec.scheme.method === scheme.method) alike.push(rate);
