@@ -99,12 +99,18 @@ async function openComparison(run: RunOptions): Promise<OpenedComparison> {
   };
   const tokens = segments.length * (segments[0]?.length ?? 0) * (on.original ? 2 : 1);
   const evaluate: PhasePlan = { phase: 'evaluate', units: 1, unitCost: tokens, unitTokens: tokens };
+  // What the first that asks for it has measured, the others find.
+  const measuring = schemes.findIndex((scheme) => methods[scheme.method].keepsCherries && needsImpact(scheme));
   const plan = schemes.flatMap((scheme, index) =>
     [
       ...phasesOf({ scheme, training: spec.training, calibration }, model.config),
       { phase: 'export' as const, units: 1, unitCost: 1, unitTokens: 0 },
       evaluate,
-    ].map((phase) => ({ ...phase, variant: index + 1 })),
+    ].map((phase) => ({
+      ...phase,
+      ...(phase.phase === 'impact' && index > measuring ? { unitCost: 0, unitTokens: 0 } : {}),
+      variant: index + 1,
+    })),
   );
   const report: PhasePlan = { phase: 'report', units: 1, unitCost: 1, unitTokens: 0 };
   const progress = new Reporter(job, [...plan, evaluate, report]);

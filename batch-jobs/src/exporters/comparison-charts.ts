@@ -39,7 +39,10 @@ export const sizeAgainstPerplexity = ({ rows, baseline }: ComparisonReportData):
   const isWide = high / low > widestLinear;
   const sizes = points.map(({ megabytes }) => megabytes);
   const [least, most] = [Math.min(...sizes), Math.max(...sizes)];
-  const room = 0.08 * (most - least) || 0.1 * most;
+  const width = most - least || 0.2 * most;
+  const x = (megabytes: number): number => (megabytes - least) / width;
+  const y = (perplexity: number): number =>
+    isWide ? Math.log(perplexity / low) / Math.log(high / low) : (perplexity - low) / (high - low || 1);
   return draw(
     `Perplexity by size in megabytes: ${points.map(({ method, label, megabytes, perplexity }) => `${method} ${label} ${megabytes.toFixed(2)} MB ${perplexity.toFixed(2)}`).join('; ')}`,
     {
@@ -47,14 +50,13 @@ export const sizeAgainstPerplexity = ({ rows, baseline }: ComparisonReportData):
       height: 300,
       marginLeft: 52,
       marginRight: 14,
-      x: { label: 'size of the weights (MB)', labelOffset: 38, ticks: 5, domain: [least - room, most + 2.5 * room] },
-      y: {
-        label: 'perplexity',
-        grid: true,
+      x: {
+        label: 'size of the weights (MB)',
+        labelOffset: 38,
         ticks: 5,
-        tickFormat: '~s',
-        ...(isWide ? { type: 'log', domain: [low / 1.1, high * 1.1] } : { domain: padded(low, high) }),
+        domain: [least - 0.3 * width, most + 0.08 * width],
       },
+      y: { label: 'perplexity', grid: true, ...(isWide ? logarithmic(low, high) : linear(low, high)) },
       marks: [
         ...(original === null ? [] : [Plot.ruleY([original], { stroke: 'var(--soft)', strokeDasharray: '3 3' })]),
         Plot.line(frontier, { x: 'megabytes', y: 'perplexity', stroke: 'var(--soft)', strokeWidth: 1 }),
@@ -66,13 +68,48 @@ export const sizeAgainstPerplexity = ({ rows, baseline }: ComparisonReportData):
           stroke: 'var(--paper)',
           title: ({ method, label }: Point) => `${method}, ${label}`,
         }),
-        Plot.text(frontier, { x: 'megabytes', y: 'perplexity', text: 'label', textAnchor: 'start', dx: 8, dy: -8 }),
+        // Below and to the left of what no other beats there is nothing.
+        Plot.text(apart(frontier, x, y), {
+          x: 'megabytes',
+          y: 'perplexity',
+          text: 'label',
+          textAnchor: 'end',
+          dx: -6,
+          dy: 9,
+        }),
       ],
     },
   );
 };
 
-function padded(low: number, high: number): [number, number] {
-  const room = 0.08 * (high - low) || 0.1 * high;
-  return [low - room, high + room];
+/** Room of a label, as shares of the figure. */
+const [labelWidth, labelHeight] = [0.3, 0.07];
+
+/** Those whose labels do not lie over one another.  @param x,y place in the figure, 0 to 1 */
+function apart(points: readonly Point[], x: (size: number) => number, y: (perplexity: number) => number): Point[] {
+  const kept: Point[] = [];
+  for (const point of points) {
+    const isFree = kept.every(
+      (other) =>
+        Math.abs(x(point.megabytes) - x(other.megabytes)) > labelWidth ||
+        Math.abs(y(point.perplexity) - y(other.perplexity)) > labelHeight,
+    );
+    if (isFree) kept.push(point);
+  }
+  return kept;
+}
+
+/** Room below is for labels. */
+function linear(low: number, high: number): Plot.ScaleOptions {
+  const room = high - low || 0.1 * high;
+  return { domain: [low - 0.14 * room, high + 0.08 * room], ticks: 5 };
+}
+
+function logarithmic(low: number, high: number): Plot.ScaleOptions {
+  const room = high / low;
+  const domain = [low / room ** 0.14, high * room ** 0.08];
+  const decades = Array.from({ length: 12 }, (_, power) => 10 ** power);
+  const ticks = decades.flatMap((decade) => [decade, 2 * decade, 5 * decade]);
+  const within = ticks.filter((tick) => tick >= domain[0] && tick <= domain[1]);
+  return { type: 'log', domain, ticks: within, tickFormat: String };
 }

@@ -15,7 +15,13 @@ export const renderComparisonReport = (data: ComparisonReportData): string =>
         <p class="lead">${headline(data)}</p>
       </header>
       ${chart(data)} ${table(data)} ${taskTable(data)} ${settings(data)} ${notes(data)}`,
+    style,
   );
+
+const style = `
+.schemes tbody th { min-width: 8rem; }
+.schemes .why { white-space: normal; text-align: left; color: var(--soft); }
+`;
 
 const headline = (data: ComparisonReportData): Markup => {
   const names = schemeNames(data.rows.map(({ scheme }) => scheme));
@@ -59,8 +65,8 @@ const table = (data: ComparisonReportData): Markup => {
   const line = ({ measurement, perplexityRatio, onFrontier, error }: ComparedScheme, index: number) =>
     measurement === null
       ? html`<tr>
-          <th scope="row">${names[index]}<small>${error?.message}</small></th>
-          <td colspan="${columns - 1}">failed</td>
+          <th scope="row">${names[index]}</th>
+          <td colspan="${columns - 1}" class="why">Failed: ${error?.message}</td>
         </tr>`
       : html`<tr${onFrontier ? trusted(' class="job"') : ''}>
           <th scope="row">${names[index]}</th>
@@ -73,7 +79,7 @@ const table = (data: ComparisonReportData): Markup => {
   return html`<section>
     <h2>All schemes</h2>
     <div class="scroll">
-      <table>
+      <table class="schemes">
         <caption>
           Measured on the files as written, read back, on ${grouped(evaluatedTokens)} tokens of the evaluation text.
           Coloured: no other scheme gives both a smaller model and a lower perplexity.

@@ -1,4 +1,4 @@
-/** What differs between the quantization methods; the pipeline in `run-job.ts` does the rest. */
+/** What differs between the quantization methods; `compress-model.ts` does the rest. */
 export interface MethodDefinition {
   /** Keeps the weights of highest impact in 16 bits. */
   readonly keepsCherries: boolean;

@@ -1,5 +1,5 @@
 /** `cherryq jobs`: look at jobs, follow, stop and delete them. */
-import { listJobsQuerySchema, outcomeOf, type Job } from 'cherryq/contract';
+import { listJobsQuerySchema, outcomeOf, schemesOf, type Job } from 'cherryq/contract';
 import { JobFailedError } from '../index.ts';
 import { downloadArtifacts } from '../node.ts';
 import { command, group } from './command.ts';
@@ -59,7 +59,7 @@ const list = (io: Io) =>
         shareOf(job),
         job.modelName,
         job.kind,
-        job.scheme === null ? '' : schemeLabel(job.scheme),
+        schemesText(job),
         job.createdAt,
       ]);
       print(io, renderTable(['id', 'status', 'done', 'model', 'kind', 'scheme', 'created'], rows, 7));
@@ -80,7 +80,7 @@ const show = (io: Io) =>
       print(io, `status    ${job.status}${job.attempt > 1 ? ` (attempt ${job.attempt})` : ''}`);
       print(io, `model     ${job.modelName} (${job.modelId})`);
       print(io, `kind      ${job.kind}`);
-      if (job.scheme) print(io, `scheme    ${schemeLabel(job.scheme)}`);
+      if (job.scheme) print(io, `scheme    ${schemesText(job)}`);
       print(io, `created   ${job.createdAt}`);
       if (job.finishedAt) print(io, `finished  ${job.finishedAt}`);
       if (job.progress && job.finishedAt === null)
@@ -268,4 +268,9 @@ const events = (io: Io) =>
 function shareOf({ status, progress }: Job): string {
   if (status === 'succeeded') return '100 %';
   return progress === null ? '' : `${Math.floor(progress.fraction * 100)} %`;
+}
+
+function schemesText({ scheme, comparison }: Job): string {
+  if (scheme === null) return '';
+  return comparison === null ? schemeLabel(scheme) : `${schemesOf({ scheme, comparison }).length} schemes`;
 }
