@@ -7,6 +7,7 @@ import { bodyLimit } from 'hono/body-limit';
 import { requestId } from 'hono/request-id';
 import { monotonicFactory } from 'ulid';
 import type { KeyScope, Problem } from 'cherryq/contract';
+import { docsRoutes } from './docs-page.ts';
 import { openApiDocument } from './document.ts';
 import { checkScope } from './keyring.ts';
 import { filePathPattern, maxBodyBytes, type Api, type ApiEnv } from './openapi.ts';
@@ -89,6 +90,7 @@ export function createApp(options: AppDeps): Api {
   estimateRoutes(app, deps);
   keyRoutes(app, { keyring, meter });
 
+  docsRoutes(app);
   app.get('/openapi.json', (c) => c.json(openApiDocument(app, version)));
 
   app.notFound((c) => {

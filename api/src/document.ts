@@ -1,11 +1,12 @@
 /** The OpenAPI document: what the routes declare, and beside it names, examples, headers and keys, which all routes share. */
 import { problemCodes, type ProblemCode } from 'cherryq/contract';
-import { exampleBody, exampleProblem, operationIds, tags } from './examples.ts';
+import { exampleBody, exampleProblem, operationIds, sdkCalls, tags } from './examples.ts';
 import { filePathPattern, type Api } from './openapi.ts';
 
 /** What this file reads and completes of an operation. */
 interface Operation {
   operationId?: string;
+  'x-sdk'?: string;
   security?: object[];
   parameters?: { in: string; name: string }[];
   requestBody?: { content: Content };
@@ -79,6 +80,7 @@ export function openApiDocument(app: Api, version: string) {
 function complete(name: string, operation: Operation): void {
   const isOpen = !name.includes(' /v1/');
   operation.operationId = operationIds[name];
+  operation['x-sdk'] = sdkCalls[name];
   if (isOpen) operation.security = [];
   for (const parameter of operation.parameters ?? [])
     if (parameter.in === 'header') parameter.name = headerNames[parameter.name] ?? parameter.name;

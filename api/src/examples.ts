@@ -65,6 +65,43 @@ function uploadOperations(collection: string, name: string): Record<string, stri
   };
 }
 
+/** The same with the SDK, where `client` is a `CherryQ`; shown by the page. */
+export const sdkCalls: Readonly<Record<string, string>> = {
+  'GET /healthz': 'await client.health.live()',
+  'GET /readyz': 'await client.health.ready()',
+  'GET /v1/capabilities': 'await client.health.capabilities()',
+  ...uploadCalls('models'),
+  ...uploadCalls('datasets'),
+  'POST /v1/jobs': 'await client.jobs.create(request)',
+  'GET /v1/jobs': 'for await (const job of client.jobs.iterate()) console.log(job.status)',
+  'GET /v1/jobs/{id}': 'await client.jobs.get(id)',
+  'POST /v1/jobs/{id}/cancel': 'await client.jobs.cancel(id, { keepCheckpoint: true })',
+  'POST /v1/jobs/{id}/pause': 'await client.jobs.pause(id)',
+  'POST /v1/jobs/{id}/resume': 'await client.jobs.resume(id)',
+  'POST /v1/jobs/{id}/retry': 'await client.jobs.retry(id)',
+  'DELETE /v1/jobs/{id}': 'await client.jobs.delete(id)',
+  'GET /v1/jobs/{id}/events': 'for await (const event of client.events.stream(id)) console.log(event.type)',
+  'GET /v1/jobs/{id}/artifacts': 'await client.artifacts.list(id)',
+  'GET /v1/jobs/{id}/artifacts/{path}': 'await client.artifacts.download(id, path)',
+  'POST /v1/estimates': 'await client.jobs.estimate(request)',
+  'POST /v1/keys': "await client.keys.create({ name: 'build server', scope: 'write' })",
+  'GET /v1/keys': 'await client.keys.list()',
+  'DELETE /v1/keys/{id}': 'await client.keys.revoke(id)',
+  'GET /v1/usage': 'await client.keys.usage()',
+};
+
+function uploadCalls(collection: string): Record<string, string> {
+  return {
+    [`POST /v1/${collection}`]: `await client.${collection}.upload({ name, files })`,
+    [`GET /v1/${collection}`]: `await client.${collection}.list()`,
+    [`GET /v1/${collection}/{id}`]: `await client.${collection}.get(id)`,
+    [`PUT /v1/${collection}/{id}/files/{path}`]: `await client.${collection}.putFile(id, path, body)`,
+    [`POST /v1/${collection}/{id}/parts`]: `await client.${collection}.requestParts(id, { path, parts })`,
+    [`POST /v1/${collection}/{id}/complete`]: `await client.${collection}.complete(id)`,
+    [`DELETE /v1/${collection}/{id}`]: `await client.${collection}.delete(id)`,
+  };
+}
+
 export const tags: Readonly<Record<string, string>> = {
   service: 'Whether the service lives, and what it can do.',
   models: 'Folders in the format of Hugging Face: declare the files, put each, complete.',
