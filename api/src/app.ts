@@ -7,8 +7,10 @@ import { bodyLimit } from 'hono/body-limit';
 import { requestId } from 'hono/request-id';
 import { monotonicFactory } from 'ulid';
 import type { KeyScope, Problem } from 'cherryq/contract';
+import { docsRoutes } from './docs-page.ts';
+import { openApiDocument } from './document.ts';
 import { checkScope } from './keyring.ts';
-import { filePathPattern, type Api, type ApiEnv } from './openapi.ts';
+import { filePathPattern, maxBodyBytes, type Api, type ApiEnv } from './openapi.ts';
 import type { Clock, Keys, Logger, Queue, Store } from './ports.ts';
 import { ProblemError, toProblem, validationProblem } from './problems.ts';
 import { artifactRoutes } from './routes/artifacts.ts';
@@ -38,14 +40,12 @@ export interface AppDeps {
   signal?: AbortSignal;
 }
 
-/** JSON bodies; the longest, a model of 1000 files, has about 700 kB. */
-const maxBodyBytes = 2 * 1024 * 1024;
-
 export function createApp(options: AppDeps): Api {
   const { clock, keys, guard, logger, version } = options;
-  const { reader, models, datasets, jobs, keyring, meter, webhooks } = options.services ?? createServices(options);
+  const { reader, models, datasets, jobs, keyring, meter, webhooks, machines } =
+    options.services ?? createServices(options);
   const nextId = monotonicFactory();
-  const deps = { ...options, jobs, meter, newId: (): string => nextId(clock.now()) };
+  const deps = { ...options, jobs, meter, machines, newId: (): string => nextId(clock.now()) };
 
   const app: Api = new OpenAPIHono<ApiEnv>({
     defaultHook: (result, c) => {
@@ -93,6 +93,7 @@ export function createApp(options: AppDeps): Api {
   keyRoutes(app, { keyring, meter });
   webhookRoutes(app, { ...deps, webhooks });
 
+  docsRoutes(app);
   app.get('/openapi.json', (c) => c.json(openApiDocument(app, version)));
 
   app.notFound((c) => {
@@ -139,24 +140,6 @@ function tooLarge(): never {
     'payload_too_large',
     `the body has more than ${maxBodyBytes} bytes, which is the most for JSON; files go through PUT, one by one`,
   );
-}
-
-function openApiDocument(app: Api, version: string) {
-  const document = app.getOpenAPI31Document({
-    openapi: '3.1.0',
-    info: {
-      title: 'CherryQ',
-      version,
-      description:
-        'Compresses language models to 2, 3, 4 or 8 bits. Errors are RFC 9457 problem details with a stable `code`.',
-      license: { name: 'Apache-2.0' },
-    },
-  });
-  const paths = Object.entries(document.paths ?? {}).map(([path, item]) => [
-    path.replace(filePathPattern, '{path}'),
-    item,
-  ]);
-  return { ...document, paths: Object.fromEntries(paths) };
 }
 
 type RouteDefinition = Extract<Api['openAPIRegistry']['definitions'][number], { type: 'route' }>['route'];

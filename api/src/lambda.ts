@@ -7,21 +7,23 @@
  *     CHERRYQ_BATCH_DEFINITION   name or ARN of the job definition
  *     CHERRYQ_AUTH               `keys` where callers bring API keys; else the front has checked them, by IAM or a JWT
  *     CHERRYQ_LIMITS             what each tenant may use, as JSON (contract: `limitsSchema`); not set: as much as there is
- *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as JSON (contract: `machineSchema`, a list), the one to prefer first
+ *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as a list in JSON, the one to prefer first: names that
+ *                                machines.ts knows, or descriptions (contract: `machineSchema`); not set: all of machines.ts
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
  *     CHERRYQ_WEBHOOK_NETWORKS   such as `10.0.0.0/8`, where webhooks may be beside the public internet; with commas between several
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
-import { limitsSchema, machineSchema } from 'cherryq/contract';
-import { z } from 'zod';
+import { limitsSchema } from 'cherryq/contract';
+import type { z } from 'zod';
 import { InputError, messageOf, openStore } from '@cherryq/batch-jobs/storage';
 import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } from './adapters/batch-queue.ts';
 import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
 import { keyringKeys } from './keyring.ts';
-import { parseNetworks } from './webhook-call.ts';
+import { machineListSchema, machinesOf, machineTable } from './machines.ts';
 import { createServices, deleteOld } from './services.ts';
+import { parseNetworks } from './webhook-call.ts';
 import { logLine, systemClock, type LogEntry } from './ports.ts';
 import packageJson from '../package.json' with { type: 'json' };
 
@@ -51,10 +53,12 @@ const services = createServices({
   logger,
   webhookNetworks: parseNetworks(process.env.CHERRYQ_WEBHOOK_NETWORKS ?? '', 'CHERRYQ_WEBHOOK_NETWORKS'),
   limits: jsonSetting('CHERRYQ_LIMITS', limitsSchema.partial(), '{"openJobs": 4}'),
-  machines: jsonSetting(
-    'CHERRYQ_MACHINES',
-    z.array(machineSchema).min(1),
-    '[{"name":"g5.2xlarge","engine":"gpu","hostBytes":32e9,"deviceBytes":24e9,"dollarsPerHour":1.2,"operationsPerSecond":4e12}]',
+  machines: machinesOf(
+    jsonSetting(
+      'CHERRYQ_MACHINES',
+      machineListSchema,
+      '["g5.2xlarge", {"name":"own","engine":"gpu","hostBytes":32e9,"deviceBytes":24e9,"dollarsPerHour":1.2,"operationsPerSecond":4e12}]',
+    ) ?? Object.keys(machineTable),
   ),
 });
 const app = createApp({

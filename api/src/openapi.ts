@@ -41,6 +41,9 @@ export interface ApiEnv {
 }
 export type Api = OpenAPIHono<ApiEnv>;
 
+/** JSON bodies; the longest, a model of 1000 files, has about 700 kB. */
+export const maxBodyBytes = 2 * 1024 * 1024;
+
 export const schemas = {
   model: modelSchema.meta({ id: 'Model' }),
   dataset: datasetSchema.meta({ id: 'Dataset' }),

@@ -19,6 +19,8 @@ export interface Services {
   readonly keyring: Keyring;
   readonly meter: Meter;
   readonly webhooks: Webhooks;
+  /** That jobs may run on, the one to prefer first. */
+  readonly machines: readonly Machine[];
 }
 
 export interface ServiceDeps {
@@ -39,10 +41,11 @@ export function createServices(deps: ServiceDeps): Services {
   const models = createUploads('model', deps);
   const datasets = createUploads('dataset', deps);
   const meter = createMeter({ ...deps, models, datasets, defaults: deps.limits });
-  const estimator = createEstimator({ store: deps.store, reader, machines: deps.machines ?? [thisMachine()] });
+  const machines = deps.machines ?? [thisMachine()];
+  const estimator = createEstimator({ store: deps.store, reader, machines });
   const jobs = createJobs({ ...deps, reader, models, datasets, meter, estimator });
   const webhooks = createWebhooks({ ...deps, networks: deps.webhookNetworks ?? [] });
-  return { reader, models, datasets, jobs, keyring: createKeyring(deps), meter, webhooks };
+  return { reader, models, datasets, jobs, keyring: createKeyring(deps), meter, webhooks, machines };
 }
 
 /** As it is found here: TensorFlow on all cores is the larger user of memory. */

@@ -19,7 +19,7 @@ export class Health {
     return this.#transport.json({ method: 'GET', path: '/readyz' }, options);
   }
 
-  /** Architectures, methods, bits and formats of this installation. */
+  /** Architectures, methods, bits, formats, limits and machines of this installation. */
   capabilities(options?: RequestOptions): Promise<Capabilities> {
     return this.#transport.json({ method: 'GET', path: '/v1/capabilities' }, options);
   }

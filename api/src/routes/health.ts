@@ -1,14 +1,38 @@
 /** Liveness, readiness and what this installation can do. Open to all; nothing secret in them. */
 import { createRoute } from '@hono/zod-openapi';
 import { supportedArchitectures } from '@cherryq/batch-jobs/planning';
-import { artifactFormats, bitWidths, methodNames, type Capabilities } from 'cherryq/contract';
-import { jsonContent, problems, schemas, type Api } from '../openapi.ts';
+import {
+  artifactFormats,
+  bitWidths,
+  createUploadSchema,
+  jobKinds,
+  listQuerySchema,
+  methodNames,
+  type Capabilities,
+  type Machine,
+} from 'cherryq/contract';
+import { z } from 'zod';
+import type { Meter } from '../limits.ts';
+import { jsonContent, maxBodyBytes, problems, schemas, type Api } from '../openapi.ts';
 import type { Logger, Queue, Store } from '../ports.ts';
 
 const tags = ['service'];
 
-export function healthRoutes(app: Api, deps: { store: Store; queue: Queue; version: string; logger: Logger }): void {
-  const { store, queue, version, logger } = deps;
+/** As the contract bounds them. */
+const { maxItems: filesPerUpload = 0 } = z.toJSONSchema(createUploadSchema.shape.files, { io: 'input' });
+const { maximum: pageSize = 0 } = z.toJSONSchema(listQuerySchema.shape.limit);
+
+export interface HealthDeps {
+  store: Store;
+  queue: Queue;
+  meter: Meter;
+  machines: readonly Machine[];
+  version: string;
+  logger: Logger;
+}
+
+export function healthRoutes(app: Api, deps: HealthDeps): void {
+  const { store, queue, meter, machines, version, logger } = deps;
 
   app.openapi(
     createRoute({
@@ -50,15 +74,21 @@ export function healthRoutes(app: Api, deps: { store: Store; queue: Queue; versi
       path: '/v1/capabilities',
       tags,
       summary: 'What this installation can do',
-      responses: { 200: jsonContent(schemas.capabilities, 'Models, methods, widths and formats'), ...problems() },
+      responses: {
+        200: jsonContent(schemas.capabilities, 'Models, methods, widths, formats, limits and machines'),
+        ...problems(),
+      },
     }),
-    (c) => {
+    async (c) => {
       const capabilities: Capabilities = {
         version,
         architectures: [...supportedArchitectures],
         methods: [...methodNames],
         bits: [...bitWidths],
         formats: [...artifactFormats],
+        kinds: [...jobKinds],
+        limits: { ...(await meter.limits(c.var.tenant)), jsonBytes: maxBodyBytes, filesPerUpload, pageSize },
+        machines: [...machines],
       };
       return c.json(capabilities, 200);
     },
