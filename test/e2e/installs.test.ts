@@ -7,7 +7,7 @@ import { GetObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
 import { startServer } from '@cherryq/api/serve';
 import { CherryQ, unwrapWebhook } from 'cherryq';
 import { manifestSchema, type JobEvent } from 'cherryq/contract';
-import { compress } from 'cherryq/node';
+import { compare, compress, evaluate } from 'cherryq/node';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { until } from '../support/api.ts';
@@ -57,17 +57,34 @@ async function flow(client: CherryQ, out: string) {
   const told = await unwrapWebhook(call.body, call.headers, webhook.secret);
   expect(told).toMatchObject({ type: 'job.succeeded', data: { id: job.id, status: 'succeeded' } });
 
+  const measured = await evaluate(client, {
+    ...{ model: { jobId: job.id }, baseline: job.modelId, evaluation },
+    out: `${out}-evaluated`,
+  });
+  expect(measured.result.measurement.perplexity).toBe(result.compressed.perplexity);
+  const compared = await compare(client, {
+    ...{ model, calibration, evaluation, training: options.training },
+    axes: { method: ['rtn', 'cherryq'], bits: [3], groupSize: [16] },
+    out: `${out}-compared`,
+  });
+  expect(compared.result.rows[1]?.measurement).toEqual(result.compressed);
+
   const refused = compress(client, {
     ...options,
     scheme: { ...options.scheme, groupSize: 4096 },
     out: `${out}-refused`,
   });
   await expect(refused).rejects.toMatchObject({ name: 'JobFailedError', fault: 'user' });
-  // It asked for successes only.
-  expect(calls).toHaveLength(1);
+  // It asked for successes only: of the compression, the evaluation and the comparison.
+  await until(
+    () => Promise.resolve(calls.map((each) => each.headers['webhook-id'])),
+    (ids) => new Set(ids).size === 3,
+  );
+  expect(calls).toHaveLength(3);
   const { files } = manifestSchema.parse(JSON.parse(readFileSync(join(out, 'manifest.json'), 'utf8')));
   const model_ = files.filter(({ path }) => path.startsWith('model/') || path.endsWith('.safetensors'));
-  return { hashes: Object.fromEntries(model_.map(({ path, sha256 }) => [path, sha256])), events };
+  const left = [...model_, ...compared.manifest.files];
+  return { hashes: Object.fromEntries(left.map(({ path, sha256 }) => [path, sha256])), events };
 }
 
 let local: Awaited<ReturnType<typeof flow>>;
@@ -107,7 +124,7 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     expect(hashes).toEqual(local.hashes);
     expect(events.filter(({ type }) => type === 'job.waiting')).toHaveLength(1);
     const submitted = await install.submitted();
-    expect(submitted).toHaveLength(2);
+    expect(submitted).toHaveLength(4);
     const list = async (): Promise<string[]> => {
       const objects = await install.s3.send(new ListObjectsV2Command({ Bucket: install.bucket, MaxKeys: 1000 }));
       return (objects.Contents ?? []).map(({ Key }) => Key ?? '');
