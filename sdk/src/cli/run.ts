@@ -7,6 +7,7 @@ import { analyzeCommand } from './analyze.ts';
 import { compressCommand } from './compress.ts';
 import { doctorCommand } from './doctor.ts';
 import { engineCommand } from './engine.ts';
+import { estimateCommand } from './estimate.ts';
 import { evalCommand } from './eval.ts';
 import { failureOf } from './failure.ts';
 import { generateCommand } from './generate.ts';
@@ -25,6 +26,7 @@ export const rootCommand = (io: Io): Command =>
     version,
     children: {
       compress: compressCommand(io),
+      estimate: estimateCommand(io),
       analyze: analyzeCommand(io),
       jobs: jobsCommand(io),
       serve: serveCommand(io),
