@@ -4,7 +4,7 @@
  */
 import { createHash, type Hash } from 'node:crypto';
 import { constants, createReadStream, createWriteStream } from 'node:fs';
-import { access, mkdir, readdir, realpath, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { access, mkdir, readdir, readFile, realpath, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -17,6 +17,7 @@ import type {
   CreateJob,
   Dataset,
   EvaluationResult,
+  Estimate,
   Job,
   JobEvent,
   JobResult,
@@ -88,8 +89,60 @@ export interface Compression {
  *   model: './model', calibration: 'calibration.txt', evaluation: 'test.txt', scheme: { bits: 3 }, out: './compressed' });
  */
 export async function compress(client: CherryQ, options: CompressOptions): Promise<Compression> {
-  const { signal, scheme, training, formats, metadata, evaluationTokens } = options;
-  const transfer = { signal, onProgress: options.onUpload };
+  const { signal } = options;
+  checkTexts(options);
+  await checkOut(options.out, options.model);
+  const modelId = await modelOf(client, options.model, { signal, onProgress: options.onUpload });
+  const job = await client.jobs.create(await requestOf(client, modelId, options), { signal });
+  options.onJob?.(job);
+  const ended = await client.jobs.wait(job.id, { onEvent: options.onEvent, signal });
+  return downloadResult(client, ended, options.out, { signal, onProgress: options.onDownload });
+}
+
+export type EstimateOptions = Omit<CompressOptions, 'out' | 'onJob' | 'onEvent' | 'onDownload'>;
+
+/**
+ * What `compress` with these options would need and cost, and whether it would be taken. Of a model in a folder only
+ * `config.json` is sent, as a model that is deleted afterwards; texts are uploaded and kept, for `compress` to find.
+ * @throws InputError as `compress`
+ */
+export async function estimate(client: CherryQ, options: EstimateOptions): Promise<Estimate> {
+  const { model, signal } = options;
+  checkTexts(options);
+  if (await isUploaded(model)) return client.jobs.estimate(await requestOf(client, model, options), { signal });
+  const content = await configOf(model);
+  const path = 'config.json';
+  const sha256 = createHash('sha256').update(content).digest('hex');
+  // Not `upload`, which would take a model that is there already, and that is not to be deleted.
+  const { id } = await client.models.create(
+    { name: basename(resolve(model)), files: [{ path, sizeBytes: content.byteLength, sha256 }] },
+    { signal },
+  );
+  try {
+    await client.models.putFile(id, path, { sizeBytes: content.byteLength, open: () => content }, { signal });
+    await client.models.complete(id, { signal });
+    return await client.jobs.estimate(await requestOf(client, id, options), { signal });
+  } finally {
+    await client.models.delete(id);
+  }
+}
+
+async function configOf(model: string): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    return new Uint8Array(await readFile(join(model, 'config.json')));
+  } catch (cause) {
+    throw new InputError(
+      'missing_config',
+      `${model} has no config.json; give a model folder or the id of a model`,
+      'model',
+      { cause },
+    );
+  }
+}
+
+/** @throws InputError when a text is missing that the settings need */
+function checkTexts(options: EstimateOptions): void {
+  const { scheme } = options;
   if (scheme?.method !== 'rtn' && options.calibration === undefined)
     throw new InputError(
       'missing_calibration',
@@ -107,8 +160,12 @@ export async function compress(client: CherryQ, options: CompressOptions): Promi
       `${forEvaluation} is measured with the evaluation: give evaluation, a text file or the id of a dataset`,
       'evaluation',
     );
-  await checkOut(options.out, options.model);
-  const modelId = await modelOf(client, options.model, transfer);
+}
+
+/** The job as it is asked for, its texts uploaded as far as the server lacks them. */
+async function requestOf(client: CherryQ, modelId: string, options: EstimateOptions): Promise<CreateJob> {
+  const { signal, scheme, training, formats, metadata, evaluationTokens } = options;
+  const transfer = { signal, onProgress: options.onUpload };
   const datasetId = (file: string): Promise<string> => datasetOf(client, file, transfer);
   const calibrationDatasetId = options.calibration === undefined ? undefined : await datasetId(options.calibration);
   const evaluation =
@@ -121,11 +178,7 @@ export async function compress(client: CherryQ, options: CompressOptions): Promi
           tasks: await tasksOf(client, options.tasks, transfer),
           limits: options.limits,
         };
-  const request: CreateJob = { modelId, scheme, training, formats, metadata, calibrationDatasetId, evaluation };
-  const job = await client.jobs.create(request, { signal });
-  options.onJob?.(job);
-  const ended = await client.jobs.wait(job.id, { onEvent: options.onEvent, signal });
-  return downloadResult(client, ended, options.out, { signal, onProgress: options.onDownload });
+  return { modelId, scheme, training, formats, metadata, calibrationDatasetId, evaluation };
 }
 
 /** What jobs of every kind are followed with. */

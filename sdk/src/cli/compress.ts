@@ -8,6 +8,36 @@ import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
 import { serverFlags, withServer } from './server.ts';
 
+/** What is compressed, and how; `cherryq estimate` takes the same. */
+export const compressFlags = {
+  model: {
+    type: 'positional',
+    required: true,
+    description: 'Model folder in the format of Hugging Face, or id of an uploaded model',
+  },
+  calibration: {
+    type: 'string',
+    valueHint: 'FILE',
+    description: 'Text or chats to train on (.txt, .jsonl, .json, .parquet), or id of a dataset; only rtn needs none',
+  },
+  evaluation: {
+    type: 'string',
+    valueHint: 'FILE',
+    description: 'Text to measure perplexity on, or id of a dataset',
+  },
+  ...evaluationFlags,
+  ...schemeFlags,
+  ...trainingFlags,
+  ...serverFlags,
+} as const;
+
+/** @throws UsageError */
+export const parseCompressFlags = (args: Readonly<Record<string, unknown>>) => ({
+  ...parseEvaluation(args),
+  scheme: givenFlags(schemeSchema, args),
+  training: givenFlags(trainingSchema, args),
+});
+
 export const compressCommand = (io: Io) =>
   command({
     name: 'cherryq compress',
@@ -17,37 +47,14 @@ export const compressCommand = (io: Io) =>
       'cherryq compress ./model --method rtn --bits 4 --group-size row --out ./rounded',
     ],
     args: {
-      model: {
-        type: 'positional',
-        required: true,
-        description: 'Model folder in the format of Hugging Face, or id of an uploaded model',
-      },
+      ...compressFlags,
       out: { type: 'string', required: true, valueHint: 'DIR', description: 'Folder for the result' },
-      calibration: {
-        type: 'string',
-        valueHint: 'FILE',
-        description:
-          'Text or chats to train on (.txt, .jsonl, .json, .parquet), or id of a dataset; only rtn needs none',
-      },
-      evaluation: {
-        type: 'string',
-        valueHint: 'FILE',
-        description: 'Text to measure perplexity on, or id of a dataset',
-      },
-      ...evaluationFlags,
-      ...schemeFlags,
-      ...trainingFlags,
-      ...serverFlags,
       json: { type: 'boolean', description: 'Print the job, its result and manifest as JSON, nothing else' },
     },
     async run(args) {
       const signal = io.interrupted;
       const { model, out, calibration, evaluation, json } = args;
-      const request = {
-        ...parseEvaluation(args),
-        scheme: givenFlags(schemeSchema, args),
-        training: givenFlags(trainingSchema, args),
-      };
+      const request = parseCompressFlags(args);
       const progress = createProgress(io, !json);
       const done = await withServer(
         io,

@@ -8,6 +8,7 @@ import { compareCommand } from './compare.ts';
 import { compressCommand } from './compress.ts';
 import { doctorCommand } from './doctor.ts';
 import { engineCommand } from './engine.ts';
+import { estimateCommand } from './estimate.ts';
 import { evalCommand } from './eval.ts';
 import { evaluateCommand } from './evaluate.ts';
 import { failureOf } from './failure.ts';
@@ -28,6 +29,7 @@ export const rootCommand = (io: Io): Command =>
     version,
     children: {
       compress: compressCommand(io),
+      estimate: estimateCommand(io),
       analyze: analyzeCommand(io),
       evaluate: evaluateCommand(io),
       compare: compareCommand(io),

@@ -387,8 +387,9 @@ describe('the end of a Batch job', () => {
 });
 
 describe('while a job waits', () => {
-  it('B18: for a week, it is there and waits', async () => {
+  it('B18, B20: for a week, it is there and waits; Batch is given no time after which to end it', async () => {
     const job = await create();
+    expect(at.batch.jobs[0]?.input.timeout).toBeUndefined();
     become(0, { status: 'RUNNABLE' });
     for (let day = 0; day < 7; day++) {
       at.wait(24 * 60 * minute);

@@ -226,7 +226,7 @@ describe('sumImpact', () => {
     expect(resumed).toEqual(whole);
   });
 
-  it('names the tensor and the windows where a gradient is not finite', async () => {
+  it('B11: names the tensor and the windows where a gradient is not finite', async () => {
     const name = 'model.layers.0.mlp.up_proj.weight';
     const broken = {
       read: (tensor: string) => (tensor === name ? source.read(name).map(() => 3e38) : source.read(tensor)),
