@@ -84,7 +84,8 @@ export function createEstimator({
       const record = await reader.read(jobRef(tenant, id));
       const ended = record?.states.at(-1);
       const outcome = ended?.result ?? ended?.analysisResult;
-      if (!record?.spec.estimate || !outcome || ended?.status !== 'succeeded') continue;
+      // One that only rounds has nothing to compute, which tells nothing of speed.
+      if (!record?.spec.estimate?.operations || !outcome || ended?.status !== 'succeeded') continue;
       engine ??= engineNames.find((name) => name === outcome.engine) ?? null;
       const rate = record.spec.estimate.operations / Math.max(leastSeconds, outcome.seconds - startSeconds);
       all.push(rate);

@@ -46,6 +46,7 @@ const titles: Record<ProblemCode, string> = {
   payload_too_large: 'The body is too large',
   range_not_satisfiable: 'The range lies outside the file',
   content_mismatch: 'The content is not what was declared',
+  invalid_model: 'The model cannot be used',
   does_not_fit: 'The job needs more than there is',
   idempotency_mismatch: 'The idempotency key was used for another request',
   too_many_requests: 'Too many requests',
@@ -134,6 +135,21 @@ export function validationProblem(
   return new ProblemError('invalid_request', `${partNames[part]} is not valid: ${subject} ${first.detail}${more}`, {
     param,
     errors,
+  });
+}
+
+const mostListed = 20;
+
+/** What makes a model unusable: one entry for each file, tensor or field, as many as can be read. */
+export function modelProblem(problems: readonly [InputError, ...InputError[]], advice: string): ProblemError {
+  const [first] = problems;
+  const more = problems.length > 1 ? ` (and ${problems.length - 1} more problems, see errors)` : '';
+  return new ProblemError('invalid_model', `${first.message} ${advice}${more}`, {
+    param: first.param,
+    cause: first,
+    errors: problems
+      .slice(0, mostListed)
+      .map(({ param, message }) => ({ pointer: pointer(param === null ? [] : [param]), detail: message })),
   });
 }
 

@@ -8,7 +8,8 @@
  */
 import { createHash } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
-import { contentFingerprint } from '@cherryq/batch-jobs/storage';
+import { checkIncoming, modelProblems, type IncomingCheck } from '@cherryq/batch-jobs/planning';
+import { contentFingerprint, InputError } from '@cherryq/batch-jobs/storage';
 import { z } from 'zod';
 import {
   idSchema,
@@ -26,7 +27,7 @@ import { listNames, namesNewestFirst } from './list-keys.ts';
 import { findNewest, idsAfter, idsNewestFirst, indexKey } from './newest-first.ts';
 import { createPartUploads, partBytesOf, type PartUploads } from './part-uploads.ts';
 import type { Clock, Store } from './ports.ts';
-import { ProblemError } from './problems.ts';
+import { modelProblem, ProblemError } from './problems.ts';
 
 export type Upload = Model | Dataset;
 export type UploadKind = Upload['object'];
@@ -51,7 +52,8 @@ export interface Uploads {
   /** Newest first. */
   list(tenant: string, query: { limit: number; after?: string; fingerprint?: string }): Promise<Page<Upload>>;
   /**
-   * Stores a declared file while checking it; a file that is there already is left alone.
+   * Stores a declared file while checking it; a file that is there already is left alone. Of a model's files what can be told
+   * early is told before the rest is read.
    * @param lengthHeader the request's Content-Length, if it has one
    */
   putFile(
@@ -67,7 +69,10 @@ export interface Uploads {
     id: string,
     request: { path: string; parts: readonly { number: number; sha256: string }[] },
   ): Promise<PartUpload>;
-  /** Makes it usable. @throws ProblemError (409) naming the files that are missing */
+  /**
+   * Makes it usable.
+   * @throws ProblemError (409) naming the files that are missing, (422) naming what makes a model unusable
+   */
   complete(tenant: string, id: string): Promise<Upload>;
   /** Removes it and its files. The caller has made sure that nothing uses it. */
   remove(tenant: string, id: string): Promise<void>;
@@ -123,7 +128,7 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
   async function view(tenant: string, record: UploadRecord): Promise<Upload> {
     const isReady = (await store.head(readyKey(tenant, record.id))) !== null;
     // Of one that is ready, all files are there.
-    const uploaded = isReady ? new Set(record.files.map(({ path }) => path)) : await uploadedPaths(tenant, record.id);
+    const uploaded = isReady ? new Set(pathsOf(record.files)) : await uploadedPaths(tenant, record.id);
     return viewOf(record, { isReady, uploaded });
   }
 
@@ -147,7 +152,7 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
     if (declared !== undefined) return declared;
     throw new ProblemError(
       'not_found',
-      `${kind} ${id} declares no file ${path}; it declares ${summary(record.files.map((file) => file.path))}`,
+      `${kind} ${id} declares no file ${path}; it declares ${summary(pathsOf(record.files))}`,
       { param: 'path' },
     );
   }
@@ -214,12 +219,14 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
     },
 
     async putFile(tenant, id, path, body, lengthHeader) {
+      const { files } = await readRecord(tenant, id);
       const declared = await declaredFile(tenant, id, path);
       if (lengthHeader !== undefined && Number(lengthHeader) !== declared.sizeBytes)
         throw mismatch(path, `${declared.sizeBytes} bytes were declared, Content-Length says ${lengthHeader}`);
       const key = `${filesPrefix(tenant, id)}${path}`;
       if (await store.head(key)) return drain(body);
-      await store.put(key, checked(body, declared), { onlyIfAbsent: true });
+      const check = kind === 'model' ? forModel(() => checkIncoming(declared, pathsOf(files))) : null;
+      await store.put(key, checked(body, declared, check), { onlyIfAbsent: true });
     },
 
     async complete(tenant, id) {
@@ -234,6 +241,10 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
           `${kind} ${id} lacks ${missing.length} of its ${record.files.length} files: ${summary(missing)}; put them first`,
           { param: 'files' },
         );
+      if (kind === 'model' && (await store.head(readyKey(tenant, id))) === null) {
+        const [first, ...rest] = await modelProblems(store, filesPrefix(tenant, id));
+        if (first !== undefined) throw modelProblem([first, ...rest], uploadAnew);
+      }
       const completedAt = new Date(clock.now()).toISOString();
       await store.put(readyKey(tenant, id), encodeJson({ completedAt }), { onlyIfAbsent: true });
       return view(tenant, record);
@@ -265,7 +276,7 @@ export function createUploads(kind: UploadKind, { store, clock }: { store: Store
 
 /** A path cannot be a file and a folder at once. */
 function refuseNestedFiles(files: readonly UploadFile[]): void {
-  const paths = new Set(files.map((file) => file.path));
+  const paths = new Set(pathsOf(files));
   for (const path of paths)
     for (let slash = path.indexOf('/'); slash > 0; slash = path.indexOf('/', slash + 1))
       if (paths.has(path.slice(0, slash)))
@@ -277,7 +288,11 @@ function refuseNestedFiles(files: readonly UploadFile[]): void {
 }
 
 /** Passes a body through and throws at its end, or as soon as it is too long, unless it is what was declared. */
-async function* checked(body: ReadableStream<Uint8Array> | null, declared: UploadFile): AsyncGenerator<Uint8Array> {
+async function* checked(
+  body: ReadableStream<Uint8Array> | null,
+  declared: UploadFile,
+  check: IncomingCheck | null,
+): AsyncGenerator<Uint8Array> {
   const hash = createHash('sha256');
   let sizeBytes = 0;
   for await (const chunk of body ?? []) {
@@ -285,6 +300,7 @@ async function* checked(body: ReadableStream<Uint8Array> | null, declared: Uploa
     if (sizeBytes > declared.sizeBytes)
       throw mismatch(declared.path, `${declared.sizeBytes} bytes were declared, more were sent`);
     hash.update(chunk);
+    forModel(() => check?.add(chunk));
     yield chunk;
   }
   if (sizeBytes < declared.sizeBytes)
@@ -292,7 +308,21 @@ async function* checked(body: ReadableStream<Uint8Array> | null, declared: Uploa
   const sha256 = hash.digest('hex');
   if (sha256 !== declared.sha256)
     throw mismatch(declared.path, `SHA-256 ${declared.sha256} was declared, ${sha256} was received`);
+  forModel(() => check?.end());
 }
+
+const uploadAnew = 'Create the upload anew once that is mended.';
+
+/** @throws ProblemError for what the trainer does not take */
+function forModel<Result>(check: () => Result): Result {
+  try {
+    return check();
+  } catch (error) {
+    throw error instanceof InputError ? modelProblem([error], uploadAnew) : error;
+  }
+}
+
+const pathsOf = (files: readonly UploadFile[]): string[] => files.map(({ path }) => path);
 
 function mismatch(path: string, what: string): ProblemError {
   return new ProblemError(

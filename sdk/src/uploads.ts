@@ -96,7 +96,8 @@ export class Uploads<Upload extends Model | Dataset> {
     if (found?.status === 'ready') return found;
     const upload = found ?? (await this.create({ name: request.name, files }, rest));
     const lacking = new Map(upload.files.filter((file) => !file.uploaded).map((file) => [file.path, file.partBytes]));
-    const toSend = sources.filter((source) => lacking.has(source.path));
+    // Small ones first: what is wrong with a model shows there, before its weights are sent.
+    const toSend = sources.filter((source) => lacking.has(source.path)).sort((a, b) => a.sizeBytes - b.sizeBytes);
     const totalBytes = toSend.reduce((sum, source) => sum + source.sizeBytes, 0);
     let sentBytes = 0;
     for (const source of toSend) {

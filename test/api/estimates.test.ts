@@ -1,10 +1,11 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { estimateSchema, jobSchema, modelSchema, type CreateJob, type Estimate, type Machine } from 'cherryq/contract';
+import { encodeJson } from '../../api/src/job-log.ts';
 import { createServices } from '../../api/src/services.ts';
 import { systemClock } from '../../api/src/ports.ts';
 import { createApp } from '../../api/src/app.ts';
 import { localKeys } from '../../api/src/ports.ts';
-import { jsonRequest, openTestApi, read, readProblem, sha256, uploadModel, type TestApi } from '../support/api.ts';
+import { declarationOf, jsonRequest, openTestApi, read, readProblem, sha256, type TestApi } from '../support/api.ts';
 
 let api: TestApi;
 let app: TestApi['app'];
@@ -37,8 +38,15 @@ const llama7b = {
   rms_norm_eps: 1e-5,
 };
 
+/** A model as large as a config says, without its weights. */
 async function modelOf(config: object): Promise<string> {
-  return (await uploadModel({ app }, 'llama', JSON.stringify(config))).id;
+  const files = declarationOf({ 'config.json': JSON.stringify(config) });
+  const request = jsonRequest('POST', { name: 'llama', files });
+  const { id } = await read(await app.request('/v1/models', request), 201, modelSchema);
+  const prefix = `tenants/local/models/${id}/`;
+  await api.store.put(`${prefix}files/config.json`, encodeJson(config));
+  await api.store.put(`${prefix}ready.json`, encodeJson({ completedAt: new Date().toISOString() }));
+  return id;
 }
 async function textOf(bytes: number): Promise<string> {
   const text = 'x'.repeat(bytes);

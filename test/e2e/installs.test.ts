@@ -114,24 +114,24 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     };
     const content = new Uint8Array(37 * 2 ** 20).map((_, index) => (index * 7919) >> 8);
     const files = [
-      { path: 'config.json', content: '{}' },
-      { path: 'weights.safetensors', content },
+      { path: 'a.txt', content: '{}' },
+      { path: 'large.txt', content },
     ];
     const client = new CherryQ({ baseUrl: 'https://install.example', fetch: counting, maxRetries: 0 });
-    await expect(client.models.upload({ name: 'large', files })).rejects.toThrow('the line is cut');
+    await expect(client.datasets.upload({ name: 'large', files })).rejects.toThrow('the line is cut');
     left = 1000;
-    const model = await client.models.upload({ name: 'large', files });
-    expect(model).toMatchObject({ status: 'ready', sizeBytes: content.length + 2 });
+    const dataset = await client.datasets.upload({ name: 'large', files });
+    expect(dataset).toMatchObject({ status: 'ready', sizeBytes: content.length + 2 });
     const parts = requests.filter(({ method, toBucket }) => toBucket && method === 'PUT').map(({ bytes }) => bytes);
     // moto does not tell the hashes of parts that are there, as S3 does, so the first two are sent again.
     expect(parts.toSorted((a, b) => a - b)).toEqual([5, 8, 8, 8, 8, 8, 8].map((mebibytes) => mebibytes * 2 ** 20));
     expect(Math.max(...requests.filter(({ toBucket }) => !toBucket).map(({ bytes }) => bytes))).toBeLessThan(10_000);
-    const key = `install/tenants/local/models/${model.id}/files/weights.safetensors`;
+    const key = `install/tenants/local/datasets/${dataset.id}/files/large.txt`;
     const { Body } = await install.s3.send(new GetObjectCommand({ Bucket: install.bucket, Key: key }));
     expect(Buffer.compare((await Body?.transformToByteArray()) ?? new Uint8Array(), content)).toBe(0);
-    const same = await client.models.upload({ name: 'again', files });
-    expect(same.id).toBe(model.id);
-    await client.models.delete(model.id);
+    const same = await client.datasets.upload({ name: 'again', files });
+    expect(same.id).toBe(dataset.id);
+    await client.datasets.delete(dataset.id);
   });
 
   it('what a job left can be fetched from the bucket, in ranges too', async () => {

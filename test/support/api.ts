@@ -20,6 +20,7 @@ import {
   type Model,
   type Problem,
   type ProblemCode,
+  type UploadFile,
 } from 'cherryq/contract';
 import { FolderStore, type Store } from '@cherryq/batch-jobs/storage';
 import { createProcessQueue, type ProcessQueue } from '../../api/src/adapters/process-queue.ts';
@@ -29,6 +30,7 @@ import { keyringKeys, type Keyring } from '../../api/src/keyring.ts';
 import { createServices } from '../../api/src/services.ts';
 import type { Api } from '../../api/src/openapi.ts';
 import { localKeys, systemClock, type JobRef, type LogEntry } from '../../api/src/ports.ts';
+import { tinyModelFiles } from './tiny-model.ts';
 
 export const storeWorker = new URL('./store-worker.mjs', import.meta.url).pathname;
 
@@ -148,8 +150,13 @@ export async function readProblem(response: Response, code: ProblemCode): Promis
   return problem;
 }
 
-export async function uploadModel({ app }: Pick<TestApi, 'app'>, name = 'tiny', text = '{}'): Promise<Model> {
-  return upload(app, 'models', modelSchema, name, { 'config.json': text });
+/** @param files content by path; default: a real model, small */
+export async function uploadModel(
+  { app }: Pick<TestApi, 'app'>,
+  name = 'tiny',
+  files?: Record<string, Uint8Array<ArrayBuffer>>,
+): Promise<Model> {
+  return upload(app, 'models', modelSchema, name, files ?? (await tinyModelFiles()));
 }
 
 export async function uploadDataset({ app }: TestApi, text: string): Promise<Dataset> {
@@ -161,13 +168,9 @@ async function upload<Schema extends z.ZodType<{ id: string }>>(
   collection: string,
   schema: Schema,
   name: string,
-  contents: Record<string, string>,
+  contents: Record<string, string | Uint8Array<ArrayBuffer>>,
 ): Promise<z.output<Schema>> {
-  const files = Object.entries(contents).map(([path, text]) => ({
-    path,
-    sizeBytes: Buffer.byteLength(text),
-    sha256: sha256(text),
-  }));
+  const files = declarationOf(contents);
   const { id } = await read(await app.request(`/v1/${collection}`, jsonRequest('POST', { name, files })), 201, schema);
   for (const [path, body] of Object.entries(contents)) {
     const response = await app.request(`/v1/${collection}/${id}/files/${path}`, { method: 'PUT', body });
@@ -175,6 +178,14 @@ async function upload<Schema extends z.ZodType<{ id: string }>>(
   }
   return read(await app.request(`/v1/${collection}/${id}/complete`, { method: 'POST' }), 200, schema);
 }
+
+/** How files are declared when an upload begins. */
+export const declarationOf = (contents: Record<string, string | Uint8Array>): UploadFile[] =>
+  Object.entries(contents).map(([path, content]) => ({
+    path,
+    sizeBytes: Buffer.byteLength(content),
+    sha256: sha256(content),
+  }));
 
 /** A job that `store-worker` runs by a plan, one word per attempt. */
 export async function createPlannedJob(api: TestApi, ...plan: string[]): Promise<Job> {

@@ -110,7 +110,12 @@ export function uploadRoutes(
       },
       responses: {
         204: { description: 'The file is there' },
-        ...problems('invalid_request', 'not_found', 'content_mismatch'),
+        ...problems(
+          'invalid_request',
+          'not_found',
+          'content_mismatch',
+          ...(kind === 'model' ? ['invalid_model' as const] : []),
+        ),
       },
     }),
     async (c) => {
@@ -142,7 +147,10 @@ export function uploadRoutes(
       tags,
       summary: `Make the ${kind} usable, once all its files are there`,
       request: { params: idParams },
-      responses: { 200: jsonContent(schema, `The ${kind}, ready`), ...problems('not_found', 'conflict') },
+      responses: {
+        200: jsonContent(schema, `The ${kind}, ready`),
+        ...problems('not_found', 'conflict', ...(kind === 'model' ? ['invalid_model' as const] : [])),
+      },
     }),
     async (c) => c.json(await uploads.complete(c.var.tenant, c.req.valid('param').id), 200),
   );
