@@ -42,9 +42,9 @@ const maxBodyBytes = 2 * 1024 * 1024;
 
 export function createApp(options: AppDeps): Api {
   const { clock, keys, guard, logger, version } = options;
-  const { reader, models, datasets, jobs, keyring, meter } = options.services ?? createServices(options);
+  const { reader, models, imports, datasets, jobs, keyring, meter } = options.services ?? createServices(options);
   const nextId = monotonicFactory();
-  const deps = { ...options, jobs, meter, newId: (): string => nextId(clock.now()) };
+  const deps = { ...options, imports, jobs, meter, newId: (): string => nextId(clock.now()) };
 
   const app: Api = new OpenAPIHono<ApiEnv>({
     defaultHook: (result, c) => {

@@ -376,6 +376,12 @@ export function createJobs(deps: {
   return jobs;
 }
 
+const notReady: Record<Exclude<Upload['status'], 'ready'>, string> = {
+  uploading: 'is still being uploaded; put its missing files and complete it',
+  importing: 'is still being imported; ask for it until it is ready',
+  failed: 'could not be imported; its error says why',
+};
+
 function unknownJob(id: string): ProblemError {
   return new ProblemError('not_found', `there is no job ${id}; list the jobs of this store with GET /v1/jobs`, {
     param: 'id',
@@ -420,11 +426,7 @@ async function inputsOf(
     if (upload === null)
       throw new ProblemError('not_found', `${param}: there is nothing with the id ${id}; upload it first`, { param });
     if (upload.status !== 'ready')
-      throw new ProblemError(
-        'conflict',
-        `${param}: ${upload.object} ${id} is still being uploaded; put its missing files and complete it`,
-        { param },
-      );
+      throw new ProblemError('conflict', `${param}: ${upload.object} ${id} ${notReady[upload.status]}`, { param });
     return upload;
   };
   const model = await ready(models, request.modelId, 'modelId');

@@ -9,6 +9,9 @@
  *     CHERRYQ_LIMITS             what each tenant may use, as JSON (contract: `limitsSchema`); not set: as much as there is
  *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as JSON (contract: `machineSchema`, a list), the one to prefer first
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
+ *     CHERRYQ_ABANDONED_DAYS     after which uploads that are not ready are deleted; not set: 7
+ *     CHERRYQ_SOURCE_BUCKETS     buckets that models may be imported from, with commas; not set: none
+ *     HF_ENDPOINT, HF_TOKEN      the Hub that models may be imported from, and who asks there
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
@@ -19,7 +22,8 @@ import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } 
 import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
 import { keyringKeys } from './keyring.ts';
-import { createServices, deleteOldJobs } from './services.ts';
+import { createServices, defaultAbandonedDays, deleteOldJobs, removeLeftovers } from './services.ts';
+import { sourceSettings } from './sources.ts';
 import { logLine, systemClock, type LogEntry } from './ports.ts';
 import packageJson from '../package.json' with { type: 'json' };
 
@@ -27,6 +31,9 @@ import packageJson from '../package.json' with { type: 'json' };
 const unstreamedWindowMs = 5000;
 /** Below the front's limit, so that a stream ends by itself and the client goes on where it was. */
 const streamedWindowMs = 55_000;
+
+/** No other file of an import is begun after so long; the function has 15 minutes, of which one file must not take ten. */
+const importMs = 240_000;
 
 const streams = process.env.CHERRYQ_STREAMING === 'on';
 const storeUrl = setting('CHERRYQ_STORE', 's3://bucket/prefix');
@@ -44,6 +51,8 @@ const services = createServices({
   queue,
   clock: systemClock,
   limits: jsonSetting('CHERRYQ_LIMITS', limitsSchema.partial(), '{"openJobs": 4}'),
+  logger,
+  sources: sourceSettings(process.env, false),
   machines: jsonSetting(
     'CHERRYQ_MACHINES',
     z.array(machineSchema).min(1),
@@ -69,8 +78,14 @@ export async function batchEvents(event: { detail: BatchDetail }): Promise<void>
 
 export async function reconcile(): Promise<Reconciled> {
   const found = await queue.reconcile();
-  const deleted = await deleteOldJobs(services, systemClock, retentionDays());
-  logger({ level: 'info', message: 'reconciled', ...found, deleted });
+  const deleted = await deleteOldJobs(services, systemClock, days('CHERRYQ_RETENTION_DAYS'));
+  const leftovers = await removeLeftovers(
+    services,
+    systemClock,
+    days('CHERRYQ_ABANDONED_DAYS') ?? defaultAbandonedDays,
+  );
+  const imported = await services.imports.run({ until: Date.now() + importMs });
+  logger({ level: 'info', message: 'reconciled', ...found, deleted, leftovers, imported });
   return found;
 }
 
@@ -91,14 +106,14 @@ function jsonSetting<Value>(name: string, schema: z.ZodType<Value>, example: str
   }
 }
 
-function retentionDays(): number | null {
-  const text = process.env.CHERRYQ_RETENTION_DAYS;
+function days(name: string): number | null {
+  const text = process.env[name];
   if (!text) return null;
   if (/^[1-9]\d{0,4}$/.test(text)) return Number(text);
   throw new InputError(
     'invalid_setting',
-    `CHERRYQ_RETENTION_DAYS is ${JSON.stringify(text)}; it must be a whole number of days, at least 1.`,
-    'CHERRYQ_RETENTION_DAYS',
+    `${name} is ${JSON.stringify(text)}; it must be a whole number of days, at least 1.`,
+    name,
   );
 }
 

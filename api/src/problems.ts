@@ -166,6 +166,15 @@ function describeIssue(
       detail: `is an unknown field${allowed}`,
     }));
   }
+  if (issue.code === 'invalid_union') {
+    // The form that was meant is the one that the least is wrong with.
+    const weightOf = (issues: z.core.$ZodIssue[]): number =>
+      issues.reduce((sum, each) => sum + (each.code === 'unrecognized_keys' ? each.keys.length : 1), 0);
+    const [meant] = issue.errors.toSorted((a, b) => weightOf(a) - weightOf(b));
+    return (meant ?? []).flatMap((each) =>
+      describeIssue({ ...each, path: [...issue.path, ...each.path] }, received, schema),
+    );
+  }
   return [{ pointer: pointer(issue.path), detail: explain(issue, valueAt(received, issue.path)) }];
 }
 

@@ -4,18 +4,23 @@ import type { Limits, Machine } from 'cherryq/contract';
 import { createEstimator } from './estimates.ts';
 import { createJobReader, type JobReader } from './job-reader.ts';
 import { createJobs, type Jobs } from './jobs.ts';
+import { removeIdempotencyBefore } from './idempotency.ts';
+import { createImports, type Imports } from './imports.ts';
 import { createKeyring, type Keyring } from './keyring.ts';
 import { createMeter, type Meter } from './limits.ts';
-import type { Clock, Queue, Store } from './ports.ts';
+import type { Clock, Logger, Queue, Store } from './ports.ts';
+import { createSources, sourceSettings, type SourceSettings } from './sources.ts';
 import { createUploads, type Uploads } from './uploads.ts';
 
 export interface Services {
   readonly reader: JobReader;
   readonly models: Uploads;
+  readonly imports: Imports;
   readonly datasets: Uploads;
   readonly jobs: Jobs;
   readonly keyring: Keyring;
   readonly meter: Meter;
+  readonly store: Store;
 }
 
 export interface ServiceDeps {
@@ -26,16 +31,30 @@ export interface ServiceDeps {
   limits?: Partial<Limits>;
   /** That jobs may run on, the one to prefer first; default: this machine. */
   machines?: readonly Machine[];
+  /** What models may be imported from; default: the public Hub. */
+  sources?: SourceSettings;
+  /** Whether this process outlives its requests and imports by itself; default: imports wait for `imports.run`. */
+  importsInBackground?: boolean;
+  logger?: Logger;
 }
 
 export function createServices(deps: ServiceDeps): Services {
   const reader = createJobReader(deps);
-  const models = createUploads('model', deps);
+  const copying = new Map<string, number>();
+  const models = createUploads('model', { ...deps, copying });
   const datasets = createUploads('dataset', deps);
   const meter = createMeter({ ...deps, models, datasets, defaults: deps.limits });
   const estimator = createEstimator({ store: deps.store, reader, machines: deps.machines ?? [thisMachine()] });
   const jobs = createJobs({ ...deps, reader, models, datasets, meter, estimator });
-  return { reader, models, datasets, jobs, keyring: createKeyring(deps), meter };
+  const imports = createImports({
+    store: deps.store,
+    models,
+    sources: createSources(deps.sources ?? sourceSettings({}, false)),
+    logger: deps.logger ?? (() => undefined),
+    copying,
+    inBackground: deps.importsInBackground ?? false,
+  });
+  return { reader, models, imports, datasets, jobs, keyring: createKeyring(deps), meter, store: deps.store };
 }
 
 /** As it is found here: TensorFlow on all cores is the larger user of memory. */
@@ -57,4 +76,25 @@ const dayMs = 86_400_000;
 /** Deletes jobs that ended so many days ago.  @param days null: they are kept  @returns how many were deleted */
 export async function deleteOldJobs({ jobs }: Services, clock: Clock, days: number | null): Promise<number> {
   return days === null ? 0 : jobs.removeEndedBefore(clock.now() - days * dayMs);
+}
+
+export const defaultAbandonedDays = 7;
+const idempotencyDays = 7;
+
+/**
+ * Removes what nobody will need any more: uploads and imports that were begun so many days ago and are not ready, and records of
+ * idempotency keys. Once a day, by whoever comes first.
+ */
+export async function removeLeftovers(
+  { models, datasets, store }: Services,
+  clock: Clock,
+  abandonedDays: number = defaultAbandonedDays,
+): Promise<{ uploads: number; keys: number }> {
+  const today = new Date(clock.now()).toISOString().slice(0, 10);
+  const days = await store.list('swept/');
+  if (!(await store.put(`swept/${today}`, new Uint8Array(), { onlyIfAbsent: true }))) return { uploads: 0, keys: 0 };
+  for (const { key } of days) await store.delete(key);
+  const abandoned = clock.now() - abandonedDays * dayMs;
+  const uploads = (await models.removeAbandonedBefore(abandoned)) + (await datasets.removeAbandonedBefore(abandoned));
+  return { uploads, keys: await removeIdempotencyBefore(store, clock.now() - idempotencyDays * dayMs) };
 }

@@ -39,7 +39,10 @@ export interface DownloadOptions {
 }
 
 export interface CompressOptions {
-  /** A Hugging Face folder, or the id of a model that the server has. */
+  /**
+   * A Hugging Face folder, the id of a model that the server has, or what the server is to import: `hf://owner/name@revision`,
+   * `s3://bucket/prefix`.
+   */
   model: string;
   /** Text file, or id of a dataset. Every method but `rtn` needs it. */
   calibration?: string;
@@ -178,6 +181,7 @@ export async function analyze(client: CherryQ, options: AnalyzeOptions): Promise
 }
 
 async function modelOf(client: CherryQ, model: string, transfer: TransferOptions): Promise<string> {
+  if (/^(hf|s3|file):\/\//.test(model)) return (await client.models.import({ source: model }, transfer)).id;
   return (await isUploaded(model)) ? model : (await uploadModelFolder(client, model, transfer)).id;
 }
 

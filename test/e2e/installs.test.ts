@@ -1,15 +1,16 @@
 /** The same flow on both installs: a folder with processes, and the private install's functions on S3 and Batch (moto). */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createHash } from 'node:crypto';
-import { GetObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
+import { GetObjectCommand, ListObjectsV2Command, PutObjectCommand } from '@aws-sdk/client-s3';
 import { startServer } from '@cherryq/api/serve';
-import { CherryQ } from 'cherryq';
+import { CherryQ, fingerprintOf } from 'cherryq';
 import { manifestSchema, type JobEvent } from 'cherryq/contract';
 import { compress } from 'cherryq/node';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { until } from '../support/api.ts';
 import { startMoto } from '../support/moto.ts';
+import { tinyModelFiles } from '../support/tiny-model.ts';
 import { openPrivateInstall, type PrivateInstall } from '../support/private-install.ts';
 import { fileFolder, writeModelFolder, writeText } from './folders.ts';
 
@@ -97,7 +98,7 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     };
     // What Batch tells of a job's end comes after the end that the worker wrote; then nothing is left to look after.
     const keys = await until(list, (all) => !all.some((key) => key.includes('/open/')));
-    expect(keys.every((key) => key.startsWith('install/tenants/local/'))).toBe(true);
+    expect(keys.every((key) => /^install\/(tenants\/local|swept)\//.test(key))).toBe(true);
     expect(await install.functions.reconcile()).toEqual({ open: 0, submitted: 0, ended: 0 });
   });
 
@@ -146,6 +147,32 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     const { url } = file;
     const { body } = await client.artifacts.stream(job.id, file.path, { start: 3, url });
     expect((await new Response(body).arrayBuffer()).byteLength).toBe(file.sizeBytes - 3);
+  });
+
+  it('a model is imported from a bucket that the settings name, by the function that runs on a schedule', async () => {
+    const client = new CherryQ({ baseUrl: 'https://install.example', fetch: install.fetch() });
+    const files = await tinyModelFiles();
+    const Bucket = `${install.bucket}-models`;
+    for (const [path, Body] of Object.entries(files))
+      await install.s3.send(new PutObjectCommand({ Bucket, Key: `llamas/tiny/${path}`, Body }));
+    const source = `s3://${Bucket}/llamas/tiny/`;
+    const begun = await client.models.create({ source });
+    expect(begun).toMatchObject({ status: 'importing', name: 'tiny', importedBytes: 0, files: [] });
+    await install.functions.reconcile();
+    const model = await client.models.get(begun.id);
+    expect(model).toMatchObject({ status: 'ready', source: { url: source, revision: null } });
+    const described = Object.entries(files).map(([path, content]) => ({
+      path,
+      sha256: createHash('sha256').update(content).digest('hex'),
+    }));
+    expect(model.fingerprint).toBe(await fingerprintOf(described));
+    await expect(client.models.create({ source: `s3://${install.bucket}/install/` })).rejects.toThrow(
+      'does not read the bucket',
+    );
+    await expect(client.models.create({ source: `s3://${Bucket}/nothing/` })).rejects.toThrow('there is nothing under');
+    await expect(client.models.create({ source: 's3://elsewhere/tiny/' })).rejects.toThrow(/elsewhere/);
+    await expect(client.models.create({ source: 'file:///etc' })).rejects.toThrow('reads none for its callers');
+    await client.models.delete(model.id);
   });
 
   it('nobody is let in whom the front does not name', async () => {

@@ -27,8 +27,9 @@ import { createProcessQueue, type ProcessQueue } from '../../api/src/adapters/pr
 import { createApp } from '../../api/src/app.ts';
 import { jobRef, readEventBatch, readEvents, readState } from '../../api/src/job-log.ts';
 import { keyringKeys, type Keyring } from '../../api/src/keyring.ts';
-import { createServices } from '../../api/src/services.ts';
+import { createServices, type Services } from '../../api/src/services.ts';
 import type { Api } from '../../api/src/openapi.ts';
+import type { SourceSettings } from '../../api/src/sources.ts';
 import { localKeys, systemClock, type JobRef, type LogEntry } from '../../api/src/ports.ts';
 import { tinyModelFiles } from './tiny-model.ts';
 
@@ -37,6 +38,7 @@ export const storeWorker = new URL('./store-worker.mjs', import.meta.url).pathna
 export interface TestApi {
   app: Api;
   keyring: Keyring;
+  services: Services;
   store: Store;
   queue: ProcessQueue;
   folder: string;
@@ -52,6 +54,8 @@ export interface TestApiOptions {
   limits?: Partial<Limits>;
   /** Whether every request must bring a key. */
   withKeys?: boolean;
+  /** What may be imported; default: as without settings. */
+  sources?: SourceSettings;
 }
 
 export async function openTestApi({
@@ -59,6 +63,7 @@ export async function openTestApi({
   folder = '',
   limits,
   withKeys = false,
+  sources,
 }: TestApiOptions = {}): Promise<TestApi> {
   folder ||= await mkdtemp(join(tmpdir(), 'cherryq-api-'));
   const store = new FolderStore(folder);
@@ -76,7 +81,7 @@ export async function openTestApi({
     graceMs: 300,
     backoffMs: 10,
   });
-  const services = createServices({ store, queue, clock, limits });
+  const services = createServices({ store, queue, clock, limits, sources, logger, importsInBackground: true });
   const { keyring } = services;
   const app = createApp({
     services,
@@ -91,11 +96,13 @@ export async function openTestApi({
   return {
     app,
     keyring,
+    services,
     store,
     queue,
     folder,
     log,
     async close() {
+      await services.imports.close();
       await queue.close({ graceMs: 300 });
       await rm(folder, { recursive: true, force: true });
     },

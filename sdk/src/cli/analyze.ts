@@ -21,7 +21,8 @@ export const analyzeCommand = (io: Io) =>
       model: {
         type: 'positional',
         required: true,
-        description: 'Model folder in the format of Hugging Face, or id of an uploaded model',
+        description:
+          'Model folder in the format of Hugging Face, id of an uploaded model, or hf://owner/name@revision or s3://bucket/prefix for the server to import',
       },
       out: { type: 'string', required: true, valueHint: 'DIR', description: 'Folder for the report and the figures' },
       calibration: {

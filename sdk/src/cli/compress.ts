@@ -14,13 +14,15 @@ export const compressCommand = (io: Io) =>
     summary: 'Compress a model',
     examples: [
       'cherryq compress ./model --bits 3 --calibration train.txt --evaluation test.txt --out ./compressed',
+      'cherryq compress hf://HuggingFaceTB/SmolLM2-135M --method rtn --bits 4 --group-size row --out ./rounded',
       'cherryq compress ./model --method rtn --bits 4 --group-size row --out ./rounded',
     ],
     args: {
       model: {
         type: 'positional',
         required: true,
-        description: 'Model folder in the format of Hugging Face, or id of an uploaded model',
+        description:
+          'Model folder in the format of Hugging Face, id of an uploaded model, or hf://owner/name@revision or s3://bucket/prefix for the server to import',
       },
       out: { type: 'string', required: true, valueHint: 'DIR', description: 'Folder for the result' },
       calibration: {
