@@ -166,7 +166,8 @@ function describeIssue(
       detail: `is an unknown field${allowed}`,
     }));
   }
-  if (issue.code === 'invalid_union') {
+  const value = valueAt(received, issue.path);
+  if (issue.code === 'invalid_union' && typeof value === 'object') {
     // The form that was meant is the one that the least is wrong with.
     const weightOf = (issues: z.core.$ZodIssue[]): number =>
       issues.reduce((sum, each) => sum + (each.code === 'unrecognized_keys' ? each.keys.length : 1), 0);
@@ -175,7 +176,7 @@ function describeIssue(
       describeIssue({ ...each, path: [...issue.path, ...each.path] }, received, schema),
     );
   }
-  return [{ pointer: pointer(issue.path), detail: explain(issue, valueAt(received, issue.path)) }];
+  return [{ pointer: pointer(issue.path), detail: explain(issue, value) }];
 }
 
 function explain(issue: z.core.$ZodIssue, value: unknown): string {

@@ -293,7 +293,7 @@ export function createUploads(
 
     async findImport(tenant, id) {
       if ((await store.head(failedKey(tenant, id))) !== null) return null;
-      return (await store.head(readyKey(tenant, id))) === null ? readImport(tenant, id) : null;
+      return (await findRecord(tenant, id)) === null ? readImport(tenant, id) : null;
     },
 
     async *openImports() {
@@ -312,8 +312,9 @@ export function createUploads(
       const fingerprint = contentFingerprint(files);
       const record: UploadRecord = { id, name, createdAt, fingerprint, files: [...files], source };
       await store.put(`${fingerprintPrefix(tenant, fingerprint)}${id}`, new Uint8Array());
-      await store.put(recordKey(tenant, id), encodeJson(record), { onlyIfAbsent: true });
       await store.put(readyKey(tenant, id), encodeJson({ completedAt: new Date(clock.now()).toISOString() }));
+      // Last: until it is there, the import is what is seen.
+      await store.put(recordKey(tenant, id), encodeJson(record), { onlyIfAbsent: true });
       await store.delete(unfinishedPrefix(tenant) + id);
     },
 
