@@ -15,6 +15,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { uploadModelFolder } from 'cherryq/node';
 import { CherryQ, type Job } from 'cherryq';
 import { jobSpecSchema } from 'cherryq/contract';
 import { ulid } from 'ulid';
@@ -69,7 +70,7 @@ async function memoryOf(server: Server): Promise<number> {
 }
 
 async function firstJob(client: CherryQ): Promise<Job> {
-  const model = await client.models.upload({ name: 'nothing', files: [{ path: 'config.json', content: '{}' }] });
+  const model = await uploadModelFolder(client, 'demo/model');
   return client.jobs.create({ modelId: model.id, scheme: { method: 'rtn' } });
 }
 

@@ -42,10 +42,10 @@ export interface AppDeps {
 
 export function createApp(options: AppDeps): Api {
   const { clock, keys, guard, logger, version } = options;
-  const { reader, models, datasets, jobs, keyring, meter, webhooks, machines } =
+  const { reader, models, imports, datasets, jobs, keyring, meter, webhooks, machines } =
     options.services ?? createServices(options);
   const nextId = monotonicFactory();
-  const deps = { ...options, jobs, meter, machines, newId: (): string => nextId(clock.now()) };
+  const deps = { ...options, imports, jobs, meter, machines, newId: (): string => nextId(clock.now()) };
 
   const app: Api = new OpenAPIHono<ApiEnv>({
     defaultHook: (result, c) => {

@@ -172,11 +172,16 @@ const model: Model = {
   fingerprint,
   sizeBytes: createUpload.files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
   files: createUpload.files.map((file) => ({ ...file, uploaded: true, partBytes: null })),
+  source: null,
+  importedBytes: null,
+  error: null,
 };
 
 const dataset: Dataset = {
-  ...model,
   object: 'dataset',
+  status: 'ready',
+  createdAt: model.createdAt,
+  fingerprint,
   id: exampleIds.dataset,
   name: 'calibration.txt',
   sizeBytes: 1_048_576,
@@ -370,6 +375,7 @@ export const bodies = {
     machines: machinesOf(['g6.2xlarge']),
   } satisfies Capabilities,
   CreateUpload: createUpload,
+  CreateModel: createUpload,
   Model: model,
   ModelPage: page(model),
   Dataset: dataset,
@@ -495,6 +501,11 @@ const problemTexts: Record<ProblemCode, { detail: string; param?: string }> = {
       'llama-7b needs about 116.4 GB of memory with these settings, and g5.2xlarge has 34.4 GB. ' +
       'training.moments bfloat16, training.momentsIn file, training.mode blockWise, a smaller training.batchSize or sequenceLength take less; method rtn takes hardly any',
     param: 'training',
+  },
+  invalid_model: {
+    detail:
+      'The weights hold no tensor "model.layers.3.mlp.up_proj.weight", which config.json asks for with shape [1536, 576].',
+    param: 'model.layers.3.mlp.up_proj.weight',
   },
   idempotency_mismatch: {
     detail: 'this Idempotency-Key was used before with another request; use a new key for a new request',

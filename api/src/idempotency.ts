@@ -11,6 +11,7 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { idSchema, timestampSchema } from 'cherryq/contract';
 import { decodeJson, encodeJson } from './job-log.ts';
+import { listKeys } from './list-keys.ts';
 import type { Clock, Store } from './ports.ts';
 import { ProblemError } from './problems.ts';
 
@@ -80,6 +81,19 @@ export async function idempotently<Answer>(
     await store.delete(recordKey);
     throw error;
   }
+}
+
+/** Removes the records of keys that were first used before a time.  @returns how many */
+export async function removeIdempotencyBefore(store: Store, time: number): Promise<number> {
+  let count = 0;
+  for (const tenant of await store.folders('tenants/'))
+    for await (const key of listKeys(store, `tenants/${tenant}/idempotency/`)) {
+      const body = await store.get(key);
+      if (body === null || Date.parse(recordSchema.parse(decodeJson(body)).startedAt) >= time) continue;
+      await store.delete(key);
+      count++;
+    }
+  return count;
 }
 
 /** Of the answer to a creation.  @param base address of the collection */

@@ -155,8 +155,8 @@ export function createJobs(deps: {
     return estimator.estimate(tenant, { request, model, calibration, evaluation, analysis });
   }
 
-  const inputsOf = (tenant: string, request: JobSettings): Promise<JobInputs> =>
-    findInputs(tenant, request, { store, reader, models, datasets });
+  const inputsOf = (tenant: string, request: JobSettings, needed: 'model' | 'config' = 'model'): Promise<JobInputs> =>
+    findInputs(tenant, request, { store, reader, models, datasets, needed });
 
   const changedState = (status: JobStatus, latest: JobState | null): JobState => ({
     status,
@@ -203,7 +203,7 @@ export function createJobs(deps: {
     },
 
     async estimate(tenant, request) {
-      return estimateOf(tenant, request, await inputsOf(tenant, request));
+      return estimateOf(tenant, request, await inputsOf(tenant, request, 'config'));
     },
 
     async retry(tenant, id, newId) {
@@ -391,6 +391,12 @@ export function createJobs(deps: {
   return jobs;
 }
 
+const notReady: Record<Exclude<Upload['status'], 'ready'>, string> = {
+  uploading: 'is still being uploaded; put its missing files and complete it',
+  importing: 'is still being imported; ask for it until it is ready',
+  failed: 'could not be imported; its error says why',
+};
+
 function unknownJob(id: string): ProblemError {
   return new ProblemError('not_found', `there is no job ${id}; list the jobs of this store with GET /v1/jobs`, {
     param: 'id',
@@ -417,11 +423,21 @@ interface JobInputs {
   analysis: Upload[];
 }
 
-/** Looks up what a request refers to. @throws ProblemError (404, 409, 400) naming the field */
+/**
+ * Looks up what a request refers to.
+ * @param needed of an uploaded model: all of it, or, while the rest is on its way, its config
+ * @throws ProblemError (404, 409, 400) naming the field
+ */
 async function findInputs(
   tenant: string,
   request: JobSettings,
-  { store, reader, models, datasets }: { store: Store; reader: JobReader; models: Uploads; datasets: Uploads },
+  {
+    store,
+    reader,
+    models,
+    datasets,
+    needed,
+  }: { store: Store; reader: JobReader; models: Uploads; datasets: Uploads; needed: 'model' | 'config' },
 ): Promise<JobInputs> {
   const reason = textReasonOf(request);
   if (reason !== null && request.calibrationDatasetId === undefined)
@@ -434,12 +450,9 @@ async function findInputs(
     const upload = await uploads.find(tenant, id);
     if (upload === null)
       throw new ProblemError('not_found', `${param}: there is nothing with the id ${id}; upload it first`, { param });
-    if (upload.status !== 'ready')
-      throw new ProblemError(
-        'conflict',
-        `${param}: ${upload.object} ${id} is still being uploaded; put its missing files and complete it`,
-        { param },
-      );
+    const isEnough = upload.object === 'model' && needed === 'config' && hasConfig(upload);
+    if (upload.status !== 'ready' && !isEnough)
+      throw new ProblemError('conflict', `${param}: ${upload.object} ${id} ${notReady[upload.status]}`, { param });
     return upload;
   };
   const uploaded = async (id: string): Promise<JobInputs['model']> => {
@@ -470,6 +483,9 @@ async function findInputs(
     );
   return { model, baseline, calibration, evaluation, tasks, analysis };
 }
+
+const hasConfig = ({ files }: Upload): boolean =>
+  files.some(({ path, uploaded }) => path === 'config.json' && uploaded);
 
 /** Why a job learns from a text, and what it could do instead; null when it needs none. */
 function textReasonOf({ kind, scheme, comparison }: JobSettings): { why: string; otherwise: string } | null {

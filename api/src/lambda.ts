@@ -11,6 +11,9 @@
  *                                machines.ts knows, or descriptions (contract: `machineSchema`); not set: all of machines.ts
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
  *     CHERRYQ_WEBHOOK_NETWORKS   such as `10.0.0.0/8`, where webhooks may be beside the public internet; with commas between several
+ *     CHERRYQ_ABANDONED_DAYS     after which uploads that are not ready are deleted; not set: 7
+ *     CHERRYQ_SOURCE_BUCKETS     buckets that models may be imported from, with commas; not set: none
+ *     HF_ENDPOINT, HF_TOKEN      the Hub that models may be imported from, and who asks there
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
@@ -22,7 +25,8 @@ import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
 import { keyringKeys } from './keyring.ts';
 import { machineListSchema, machinesOf, machineTable } from './machines.ts';
-import { createServices, deleteOld } from './services.ts';
+import { createServices, defaultAbandonedDays, deleteOld, removeLeftovers } from './services.ts';
+import { sourceSettings } from './sources.ts';
 import { parseNetworks } from './webhook-call.ts';
 import { logLine, systemClock, type LogEntry } from './ports.ts';
 import packageJson from '../package.json' with { type: 'json' };
@@ -34,6 +38,8 @@ const streamedWindowMs = 55_000;
 
 /** No call to a webhook is begun after so long; one takes up to 15 s more. */
 const deliverMs = 20_000;
+/** No other file of an import is begun after so long; the function has 15 minutes, of which one file must not take ten. */
+const importMs = 240_000;
 
 const streams = process.env.CHERRYQ_STREAMING === 'on';
 const storeUrl = setting('CHERRYQ_STORE', 's3://bucket/prefix');
@@ -53,6 +59,7 @@ const services = createServices({
   logger,
   webhookNetworks: parseNetworks(process.env.CHERRYQ_WEBHOOK_NETWORKS ?? '', 'CHERRYQ_WEBHOOK_NETWORKS'),
   limits: jsonSetting('CHERRYQ_LIMITS', limitsSchema.partial(), '{"openJobs": 4}'),
+  sources: sourceSettings(process.env, false),
   machines: machinesOf(
     jsonSetting(
       'CHERRYQ_MACHINES',
@@ -82,8 +89,14 @@ export async function batchEvents(event: { detail: BatchDetail }): Promise<void>
 export async function reconcile(): Promise<Reconciled> {
   const found = await queue.reconcile();
   const webhooks = await services.webhooks.deliverDue(deliverMs);
-  const deleted = await deleteOld(services, systemClock, retentionDays());
-  logger({ level: 'info', message: 'reconciled', ...found, webhooks, deleted });
+  const deleted = await deleteOld(services, systemClock, days('CHERRYQ_RETENTION_DAYS'));
+  const leftovers = await removeLeftovers(
+    services,
+    systemClock,
+    days('CHERRYQ_ABANDONED_DAYS') ?? defaultAbandonedDays,
+  );
+  const imported = await services.imports.run({ until: Date.now() + importMs });
+  logger({ level: 'info', message: 'reconciled', ...found, webhooks, deleted, leftovers, imported });
   return found;
 }
 
@@ -104,14 +117,14 @@ function jsonSetting<Value>(name: string, schema: z.ZodType<Value>, example: str
   }
 }
 
-function retentionDays(): number | null {
-  const text = process.env.CHERRYQ_RETENTION_DAYS;
+function days(name: string): number | null {
+  const text = process.env[name];
   if (!text) return null;
   if (/^[1-9]\d{0,4}$/.test(text)) return Number(text);
   throw new InputError(
     'invalid_setting',
-    `CHERRYQ_RETENTION_DAYS is ${JSON.stringify(text)}; it must be a whole number of days, at least 1.`,
-    'CHERRYQ_RETENTION_DAYS',
+    `${name} is ${JSON.stringify(text)}; it must be a whole number of days, at least 1.`,
+    name,
   );
 }
 

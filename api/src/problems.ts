@@ -46,6 +46,7 @@ const titles: Record<ProblemCode, string> = {
   payload_too_large: 'The body is too large',
   range_not_satisfiable: 'The range lies outside the file',
   content_mismatch: 'The content is not what was declared',
+  invalid_model: 'The model cannot be used',
   does_not_fit: 'The job needs more than there is',
   idempotency_mismatch: 'The idempotency key was used for another request',
   too_many_requests: 'Too many requests',
@@ -134,6 +135,21 @@ export function validationProblem(
   });
 }
 
+const mostListed = 20;
+
+/** What makes a model unusable: one entry for each file, tensor or field, as many as can be read. */
+export function modelProblem(problems: readonly [InputError, ...InputError[]], advice: string): ProblemError {
+  const [first] = problems;
+  const more = problems.length > 1 ? ` (and ${problems.length - 1} more problems, see errors)` : '';
+  return new ProblemError('invalid_model', `${first.message} ${advice}${more}`, {
+    param: first.param,
+    cause: first,
+    errors: problems
+      .slice(0, mostListed)
+      .map(({ param, message }) => ({ pointer: pointer(param === null ? [] : [param]), detail: message })),
+  });
+}
+
 function describeIssue(
   issue: z.core.$ZodIssue,
   received: unknown,
@@ -147,7 +163,17 @@ function describeIssue(
       detail: `is an unknown field${allowed}`,
     }));
   }
-  return [{ pointer: pointer(issue.path), detail: explain(issue, valueAt(received, issue.path)) }];
+  const value = valueAt(received, issue.path);
+  if (issue.code === 'invalid_union' && typeof value === 'object') {
+    // The form that was meant is the one that the least is wrong with.
+    const weightOf = (issues: z.core.$ZodIssue[]): number =>
+      issues.reduce((sum, each) => sum + (each.code === 'unrecognized_keys' ? each.keys.length : 1), 0);
+    const [meant] = issue.errors.toSorted((a, b) => weightOf(a) - weightOf(b));
+    return (meant ?? []).flatMap((each) =>
+      describeIssue({ ...each, path: [...issue.path, ...each.path] }, received, schema),
+    );
+  }
+  return [{ pointer: pointer(issue.path), detail: explain(issue, value) }];
 }
 
 function explain(issue: z.core.$ZodIssue, value: unknown): string {

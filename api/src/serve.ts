@@ -19,7 +19,8 @@ import { createKeyring, keyOf, keyringKeys, type Keyring } from './keyring.ts';
 import { localKeys, localTenant, logLine, systemClock, type Keys, type LogEntry, type Logger } from './ports.ts';
 import { ProblemError } from './problems.ts';
 import { everyNetwork } from './webhook-call.ts';
-import { createServices, deleteOld, type Services } from './services.ts';
+import { createServices, defaultAbandonedDays, deleteOld, removeLeftovers, type Services } from './services.ts';
+import { sourceSettings } from './sources.ts';
 import { holdFolder } from './server-file.ts';
 import packageJson from '../package.json' with { type: 'json' };
 
@@ -43,6 +44,8 @@ export interface ServeOptions {
   concurrency?: number;
   /** Jobs that ended so many days ago are deleted; default: they are kept. */
   retentionDays?: number | null;
+  /** Uploads that were begun so many days ago and are not ready are deleted; default 7. */
+  abandonedDays?: number;
   /** What each tenant may use that has no limits of its own; default: as much as there is. */
   limits?: Partial<Limits>;
   /** Program of the worker; default: the installed trainer. */
@@ -74,6 +77,7 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     graceMs = 10_000,
     logger = logToStderr,
     retentionDays = null,
+    abandonedDays = defaultAbandonedDays,
     limits,
   } = options;
   const isOpen = !isLoopback(host);
@@ -85,9 +89,17 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     const storeUrl = pathToFileURL(storeFolder).href;
     const store = openStore(storeUrl);
     const queue = createProcessQueue({ ...options, store, storeUrl, clock: systemClock, logger, graceMs });
-    // Whoever uses a server on this machine alone may call what runs on it.
-    const webhookNetworks = isOpen ? [] : everyNetwork;
-    const services = createServices({ store, queue, clock: systemClock, logger, limits, webhookNetworks });
+    const services = createServices({
+      store,
+      queue,
+      clock: systemClock,
+      logger,
+      limits,
+      // Whoever uses a server on this machine alone may call what runs on it, and import what lies on it.
+      webhookNetworks: isOpen ? [] : everyNetwork,
+      sources: sourceSettings(process.env, !isOpen),
+      importsInBackground: true,
+    });
     const { keyring } = services;
     if (isOpen && !(await keyring.any()))
       throw new InputError(
@@ -110,10 +122,16 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     await hold.announce(url);
     const recoveredJobs = await queue.recover();
 
+    services.imports
+      .run()
+      .catch((error: unknown) => logger({ level: 'error', message: 'imports could not be gone on with', error }));
+
     const sweep = (): void =>
-      void deleteOld(services, systemClock, retentionDays).catch((error: unknown) =>
-        logger({ level: 'error', message: 'old jobs could not be deleted; the next try is in an hour', error }),
-      );
+      void deleteOld(services, systemClock, retentionDays)
+        .then(() => removeLeftovers(services, systemClock, abandonedDays))
+        .catch((error: unknown) =>
+          logger({ level: 'error', message: 'what is old could not be deleted; the next try is in an hour', error }),
+        );
     sweep();
     const sweeping = setInterval(sweep, sweepEveryMs);
     const delivering = deliverUntil(stop.signal, services, logger);
@@ -122,7 +140,7 @@ export async function startServer(options: ServeOptions): Promise<RunningServer>
     const close = async (): Promise<void> => {
       clearInterval(sweeping);
       stop.abort();
-      await Promise.all([stopListening(), queue.close({ graceMs }), delivering]);
+      await Promise.all([stopListening(), queue.close({ graceMs }), delivering, services.imports.close()]);
       await hold.release();
     };
     return { url, app, recoveredJobs, close: () => (closing ??= close()) };

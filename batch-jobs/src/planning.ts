@@ -2,3 +2,5 @@
 export { supportedArchitectures } from './models/registry.ts';
 export { computingPhases, planJob } from './plan-job.ts';
 export type { JobPlan, PhaseWork, PlannedJob } from './plan-job.ts';
+export { checkIncoming, modelProblems } from './check-model.ts';
+export type { IncomingCheck } from './check-model.ts';

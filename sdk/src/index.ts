@@ -4,12 +4,12 @@
  */
 import { Artifacts } from './artifacts.ts';
 import { Transport, type ClientOptions } from './client.ts';
-import type { Dataset, Model } from './contract/index.ts';
+import type { Dataset } from './contract/index.ts';
 import { Events } from './events.ts';
 import { Health } from './health.ts';
 import { Jobs } from './jobs.ts';
 import { Keys } from './keys.ts';
-import { Uploads } from './uploads.ts';
+import { Models, Uploads } from './uploads.ts';
 import { Webhooks } from './webhooks.ts';
 
 /**
@@ -22,7 +22,7 @@ import { Webhooks } from './webhooks.ts';
 export class CherryQ {
   /** Address of the server, without a slash at its end. */
   readonly baseUrl: string;
-  readonly models: Uploads<Model>;
+  readonly models: Models;
   readonly datasets: Uploads<Dataset>;
   readonly jobs: Jobs;
   readonly events: Events;
@@ -35,7 +35,7 @@ export class CherryQ {
   constructor(options: ClientOptions = {}) {
     const transport = new Transport(options);
     this.baseUrl = transport.baseUrl;
-    this.models = new Uploads(transport, '/v1/models');
+    this.models = new Models(transport, '/v1/models');
     this.datasets = new Uploads(transport, '/v1/datasets');
     this.events = new Events(transport);
     this.jobs = new Jobs(transport, this.events);
@@ -79,6 +79,7 @@ export type {
   CreateJob,
   CreateUpload,
   CreateWebhook,
+  ImportModel,
   Dataset,
   EvaluationResult,
   GroupSize,

@@ -43,7 +43,10 @@ export interface DownloadOptions {
 }
 
 export interface CompressOptions {
-  /** A Hugging Face folder, or the id of a model that the server has. */
+  /**
+   * A Hugging Face folder, the id of a model that the server has, or what the server is to import: `hf://owner/name@revision`,
+   * `s3://bucket/prefix`.
+   */
   model: string;
   /** Text file, or id of a dataset. Every method but `rtn` needs it. */
   calibration?: string;
@@ -103,8 +106,9 @@ export type EstimateOptions = Omit<CompressOptions, 'out' | 'onJob' | 'onEvent' 
 
 /**
  * What `compress` with these options would need and cost, and whether it would be taken. Of a model in a folder only
- * `config.json` is sent, as a model that is deleted afterwards; texts are uploaded and kept, for `compress` to find.
- * @throws InputError as `compress`
+ * `config.json` is sent, as the beginning of an upload that is deleted afterwards; texts are uploaded and kept, for `compress` to
+ * find.
+ * @throws InputError as `compress`, and for a model that is to be imported: an import is no small thing to be done on the way
  */
 export async function estimate(client: CherryQ, options: EstimateOptions): Promise<Estimate> {
   const { model, signal } = options;
@@ -120,7 +124,6 @@ export async function estimate(client: CherryQ, options: EstimateOptions): Promi
   );
   try {
     await client.models.putFile(id, path, { sizeBytes: content.byteLength, open: () => content }, { signal });
-    await client.models.complete(id, { signal });
     return await client.jobs.estimate(await requestOf(client, id, options), { signal });
   } finally {
     await client.models.delete(id);
@@ -133,7 +136,7 @@ async function configOf(model: string): Promise<Uint8Array<ArrayBuffer>> {
   } catch (cause) {
     throw new InputError(
       'missing_config',
-      `${model} has no config.json; give a model folder or the id of a model`,
+      `${model} has no config.json; give a model folder, or the id of a model (one that is being imported has an estimate as soon as its config.json is there)`,
       'model',
       { cause },
     );
@@ -346,6 +349,7 @@ const tasksOf = (
   inOrder(tasks ?? [], async (task) => ({ datasetId: await datasetOf(client, task, transfer) }));
 
 async function modelOf(client: CherryQ, model: string, transfer: TransferOptions): Promise<string> {
+  if (/^(hf|s3|file):\/\//.test(model)) return (await client.models.import({ source: model }, transfer)).id;
   return (await isUploaded(model)) ? model : (await uploadModelFolder(client, model, transfer)).id;
 }
 

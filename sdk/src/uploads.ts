@@ -1,7 +1,9 @@
 /** Models and datasets: sets of files, uploaded once and found again by their content. */
 import { encodePath, sha256Of, type RequestBody, type RequestOptions, type Transport } from './client.ts';
-import type { CreateUpload, Dataset, Model, Page, PartUpload, UploadFile } from './contract/index.ts';
+import type { CreateUpload, Dataset, ImportModel, Model, Page, PartUpload, UploadFile } from './contract/index.ts';
+import { InputError } from './errors.ts';
 import { everyItem } from './pages.ts';
+import { sleep } from './retry.ts';
 
 /** A file in memory, or one that is opened when it is sent and whose hash is known. */
 export type UploadSource =
@@ -43,7 +45,14 @@ export class Uploads<Upload extends Model | Dataset> {
   }
 
   /** Declares the files; each is then put, and `complete` makes the whole usable. `upload` does all of it. */
-  create(request: CreateUpload, options?: RequestOptions): Promise<Upload> {
+  create(
+    request: Upload extends Model ? CreateUpload | ImportModel : CreateUpload,
+    options?: RequestOptions,
+  ): Promise<Upload> {
+    return this.#transport.json({ method: 'POST', path: this.#path, json: request }, options);
+  }
+
+  #declare(request: CreateUpload, options: RequestOptions): Promise<Upload> {
     return this.#transport.json({ method: 'POST', path: this.#path, json: request }, options);
   }
 
@@ -94,9 +103,10 @@ export class Uploads<Upload extends Model | Dataset> {
     const files = sources.map(({ path, sizeBytes, sha256 }) => ({ path, sizeBytes, sha256 }));
     const found = await this.#find(await fingerprintOf(files), request.name, rest);
     if (found?.status === 'ready') return found;
-    const upload = found ?? (await this.create({ name: request.name, files }, rest));
+    const upload = found ?? (await this.#declare({ name: request.name, files }, rest));
     const lacking = new Map(upload.files.filter((file) => !file.uploaded).map((file) => [file.path, file.partBytes]));
-    const toSend = sources.filter((source) => lacking.has(source.path));
+    // Small ones first: what is wrong with a model shows there, before its weights are sent.
+    const toSend = sources.filter((source) => lacking.has(source.path)).sort((a, b) => a.sizeBytes - b.sizeBytes);
     const totalBytes = toSend.reduce((sum, source) => sum + source.sizeBytes, 0);
     let sentBytes = 0;
     for (const source of toSend) {
@@ -157,6 +167,27 @@ export class Uploads<Upload extends Model | Dataset> {
     return `${this.#path}/${encodeURIComponent(id)}`;
   }
 }
+
+/** `client.models`: what can also be fetched by the server itself. */
+export class Models extends Uploads<Model> {
+  /**
+   * Lets the server import a model, and returns it ready to use. Ended by its signal, it goes on: `get` shows how far it is.
+   * @throws InputError when it fails
+   * @example await client.models.import({ source: 'hf://HuggingFaceTB/SmolLM2-135M@main' })
+   */
+  async import(request: ImportModel, options: UploadOptions = {}): Promise<Model> {
+    const { onProgress, ...rest } = options;
+    let model = await this.create(request, rest);
+    for (let waitMs = firstPollMs; model.status === 'importing'; waitMs = Math.min(2 * waitMs, longestPollMs)) {
+      await sleep(waitMs, rest.signal);
+      model = await this.get(model.id, rest);
+      onProgress?.({ path: request.source, sentBytes: model.importedBytes ?? 0, totalBytes: model.sizeBytes });
+    }
+    if (model.error === null) return model;
+    throw new InputError(model.error.code, model.error.message, model.error.param);
+  }
+}
+const [firstPollMs, longestPollMs] = [100, 2000];
 
 /** The content of a file, cut; a part is never changed once it is out. */
 async function* inParts({ open }: RequestBody, partBytes: number): AsyncGenerator<Uint8Array<ArrayBuffer>> {

@@ -10,12 +10,12 @@ import {
   type JobState,
   type Machine,
 } from 'cherryq/contract';
-import { advanceState, jobRef } from '../../api/src/job-log.ts';
+import { advanceState, encodeJson, jobRef } from '../../api/src/job-log.ts';
 import { createServices } from '../../api/src/services.ts';
 import { systemClock } from '../../api/src/ports.ts';
 import { createApp } from '../../api/src/app.ts';
 import { localKeys } from '../../api/src/ports.ts';
-import { jsonRequest, openTestApi, read, readProblem, sha256, uploadModel, type TestApi } from '../support/api.ts';
+import { declarationOf, jsonRequest, openTestApi, read, readProblem, sha256, type TestApi } from '../support/api.ts';
 
 let api: TestApi;
 let app: TestApi['app'];
@@ -48,8 +48,15 @@ const llama7b = {
   rms_norm_eps: 1e-5,
 };
 
+/** A model as large as a config says, without its weights. */
 async function modelOf(config: object): Promise<string> {
-  return (await uploadModel({ app }, 'llama', JSON.stringify(config))).id;
+  const files = declarationOf({ 'config.json': JSON.stringify(config) });
+  const request = jsonRequest('POST', { name: 'llama', files });
+  const { id } = await read(await app.request('/v1/models', request), 201, modelSchema);
+  const prefix = `tenants/local/models/${id}/`;
+  await api.store.put(`${prefix}files/config.json`, encodeJson(config));
+  await api.store.put(`${prefix}ready.json`, encodeJson({ completedAt: new Date().toISOString() }));
+  return id;
 }
 async function textOf(bytes: number): Promise<string> {
   const text = 'x'.repeat(bytes);
@@ -120,6 +127,24 @@ describe('an estimate', () => {
     expect(found.operations / (2 * 3 * weights * tokens)).toBeCloseTo(1, 2);
     expect(found.seconds).toBeCloseTo(60 + found.operations / 4e12, 6);
     expect(found.machines[1]?.dollars).toBeCloseTo((2.448 * found.seconds) / 3600, 9);
+  });
+
+  it('needs no more of a model than its config, while the rest is on its way', async () => {
+    await open([{ ...gpu, hostBytes: 256e9 }]);
+    const contents = { 'config.json': JSON.stringify(llama7b), 'model.safetensors': 'to come' };
+    const declaration = jsonRequest('POST', { name: 'llama', files: declarationOf(contents) });
+    const { id: modelId } = await read(await app.request('/v1/models', declaration), 201, modelSchema);
+    const request = { modelId, scheme: { method: 'rtn' } } as const;
+    const ask = () => Promise.resolve(app.request('/v1/estimates', jsonRequest('POST', request)));
+    expect((await readProblem(await ask(), 'conflict')).detail).toContain('is still being uploaded');
+    const put = await app.request(`/v1/models/${modelId}/files/config.json`, {
+      method: 'PUT',
+      body: contents['config.json'],
+    });
+    expect(put.status).toBe(204);
+    expect(await estimate(request)).toMatchObject({ allowed: true, parameters: 6_738_415_616 });
+    const job = await app.request('/v1/jobs', jsonRequest('POST', request));
+    await readProblem(job, 'conflict');
   });
 
   it('B2, B16: takes less for moments in bfloat16 or in a file, and hardly anything for rounding', async () => {

@@ -10,7 +10,6 @@ import {
   type ProblemCode,
 } from 'cherryq/contract';
 import { jobRef, readSpec } from '../../api/src/job-log.ts';
-import { tinyConfig } from '../support/tiny-model.ts';
 import {
   createPlannedJob,
   jsonRequest,
@@ -29,7 +28,7 @@ let ids: { modelId: string; train: string; test: string };
 let made: Job;
 beforeAll(async () => {
   api = await openTestApi({ concurrency: 1 });
-  const { id: modelId } = await uploadModel(api, 'tiny', JSON.stringify(tinyConfig));
+  const { id: modelId } = await uploadModel(api);
   const [train, test] = [await uploadDataset(api, 'x'.repeat(9000)), await uploadDataset(api, 'y'.repeat(9000))];
   ids = { modelId, train: train.id, test: test.id };
   const { id } = await createPlannedJob(api, 'succeed');

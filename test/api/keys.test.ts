@@ -12,6 +12,7 @@ import {
 import { encodeJson } from '../../api/src/job-log.ts';
 import { openTenantKeys, startServer } from '../../api/src/serve.ts';
 import {
+  declarationOf,
   jsonRequest,
   openTestApi,
   read,
@@ -21,6 +22,7 @@ import {
   type TestApiOptions,
 } from '../support/api.ts';
 import { temporaryFolder } from '../support/temporary-store.ts';
+import { tinyModelFiles } from '../support/tiny-model.ts';
 
 let api: TestApi;
 const open = async (options: TestApiOptions): Promise<void> => void (api = await openTestApi(options));
@@ -36,10 +38,14 @@ const by =
 const keyOf = (tenant: string, scope: KeyScope): Promise<CreatedKey> =>
   api.keyring.create(tenant, { name: scope, scope });
 
-async function upload(send: ReturnType<typeof by>, text = '{}'): Promise<string> {
-  const files = [{ path: 'config.json', sizeBytes: text.length, sha256: sha256(text) }];
+const tiny = await tinyModelFiles();
+const files = declarationOf(tiny);
+const tinyBytes = files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+
+async function upload(send: ReturnType<typeof by>): Promise<string> {
   const { id } = await read(await send('/v1/models', jsonRequest('POST', { name: 'm', files })), 201, modelSchema);
-  await send(`/v1/models/${id}/files/config.json`, { method: 'PUT', body: text });
+  for (const [path, body] of Object.entries(tiny))
+    await send(`/v1/models/${id}/files/${path}`, { method: 'PUT', body });
   await send(`/v1/models/${id}/complete`, { method: 'POST' });
   return id;
 }
@@ -156,19 +162,19 @@ describe('limits', () => {
   });
 
   it('of open jobs and stored bytes refuse with the figures; a tenant may have its own', async () => {
-    await open({ limits: { openJobs: 1, storedBytes: 10 } });
+    await open({ limits: { openJobs: 1, storedBytes: tinyBytes + 3 } });
     const send = by(null);
-    const modelId = await upload(send, '{"a":1}');
+    const modelId = await upload(send);
     await read(await createJob(send, modelId), 202, jobSchema);
     expect((await readProblem(await createJob(send, modelId), 'quota_exceeded')).detail).toContain('at most 1');
-    const files = [{ path: 'f', sizeBytes: 4, sha256: sha256('abcd') }];
-    const more = () => send('/v1/datasets', jsonRequest('POST', { name: 'd', files }));
-    expect((await readProblem(await more(), 'quota_exceeded')).detail).toMatch(/7 bytes are stored, 4 would.*10 are/);
+    const more = () => send('/v1/datasets', jsonRequest('POST', { name: 'd', files: declarationOf({ f: 'abcd' }) }));
+    const refusal = await readProblem(await more(), 'quota_exceeded');
+    expect(refusal.detail).toMatch(`${tinyBytes} bytes are stored, 4 would`);
     expect(await read(await send('/v1/usage'), 200, usageSchema)).toMatchObject({
       openJobs: 1,
-      storedBytes: 7,
+      storedBytes: tinyBytes,
       computeHoursThisMonth: 0,
-      limits: { openJobs: 1, storedBytes: 10, requestsPerMinute: null },
+      limits: { openJobs: 1, storedBytes: tinyBytes + 3, requestsPerMinute: null },
     });
     await api.close();
     await open({ limits: { openJobs: 0 } });

@@ -1,14 +1,15 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { request } from 'node:http';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { request, type IncomingMessage } from 'node:http';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { jobSchema, problemSchema, terminalStatuses, type Job } from 'cherryq/contract';
 import { startServer, type RunningServer, type ServeOptions } from '@cherryq/api/serve';
-import { sha256, storeWorker, until } from '../support/api.ts';
+import { declarationOf, sha256, storeWorker, until } from '../support/api.ts';
+import { tinyModelFiles } from '../support/tiny-model.ts';
 
 let storeFolder: string;
 const servers: RunningServer[] = [];
@@ -50,11 +51,11 @@ const post = (url: string, body: unknown): Promise<Response> =>
   fetch(url, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) });
 
 async function createJob(url: string, ...plan: string[]): Promise<Job> {
-  const files = [{ path: 'config.json', sizeBytes: 2, sha256: sha256('{}') }];
+  const tiny = await tinyModelFiles();
+  const files = declarationOf(tiny);
   const { id: modelId } = (await (await post(`${url}/v1/models`, { name: 'tiny', files })).json()) as { id: string };
-  expect((await fetch(`${url}/v1/models/${modelId}/files/config.json`, { method: 'PUT', body: '{}' })).status).toBe(
-    204,
-  );
+  for (const [path, body] of Object.entries(tiny))
+    expect((await fetch(`${url}/v1/models/${modelId}/files/${path}`, { method: 'PUT', body })).status).toBe(204);
   expect((await fetch(`${url}/v1/models/${modelId}/complete`, { method: 'POST' })).status).toBe(200);
   const metadata = { plan: JSON.stringify(plan) };
   return jobSchema.parse(await (await post(`${url}/v1/jobs`, { modelId, scheme: { method: 'rtn' }, metadata })).json());
@@ -98,19 +99,36 @@ describe('the local server', () => {
     const { url } = await start();
     const body = new Uint8Array(8_000_000).fill(7);
     const files = [{ path: 'w.bin', sizeBytes: body.length, sha256: sha256(body) }];
-    const { id } = (await (await post(`${url}/v1/models`, { name: 'big', files })).json()) as { id: string };
-    const address = `${url}/v1/models/${id}/files/w.bin`;
+    const { id } = (await (await post(`${url}/v1/datasets`, { name: 'big', files })).json()) as { id: string };
+    const address = `${url}/v1/datasets/${id}/files/w.bin`;
 
     const broken = request(address, { method: 'PUT', headers: { 'content-length': body.length } });
     broken.on('error', () => undefined);
     broken.write(body.subarray(0, 1_000_000));
     setTimeout(() => broken.destroy(), 50);
     await new Promise((resolve) => broken.once('close', resolve));
-    const model = (await (await fetch(`${url}/v1/models/${id}`)).json()) as { files: { uploaded: boolean }[] };
-    expect(model.files[0]?.uploaded).toBe(false);
+    const dataset = (await (await fetch(`${url}/v1/datasets/${id}`)).json()) as { files: { uploaded: boolean }[] };
+    expect(dataset.files[0]?.uploaded).toBe(false);
 
     expect((await fetch(address, { method: 'PUT', body })).status).toBe(204);
-    expect((await fetch(`${url}/v1/models/${id}/complete`, { method: 'POST' })).status).toBe(200);
+    expect((await fetch(`${url}/v1/datasets/${id}/complete`, { method: 'POST' })).status).toBe(200);
+  });
+
+  it('B15: answers weights that no model can have before the rest of them is sent', async () => {
+    const { url } = await start();
+    const sizeBytes = 2 ** 33;
+    const files = [{ path: 'model.safetensors', sizeBytes, sha256: '0'.repeat(64) }];
+    const { id } = (await (await post(`${url}/v1/models`, { name: 'bad', files })).json()) as { id: string };
+    const address = `${url}/v1/models/${id}/files/model.safetensors`;
+    const put = request(address, { method: 'PUT', headers: { 'content-length': sizeBytes } });
+    put.on('error', () => undefined);
+    put.write(Buffer.alloc(100_000, 0x7b));
+    const [response] = (await once(put, 'response')) as [IncomingMessage];
+    const answer = problemSchema.parse(JSON.parse((await response.toArray()).join('')));
+    put.destroy();
+    expect(answer).toMatchObject({ status: 422, code: 'invalid_model', param: 'model.safetensors' });
+    expect(answer.detail).toMatch(/claims a header of \d+ bytes/);
+    expect(await readdir(join(storeFolder, `tenants/local/models/${id}`))).toEqual(['model.json']);
   });
 
   it('closes while an event stream is open, and lets the folder go', async () => {

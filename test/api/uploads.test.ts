@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { datasetSchema, modelSchema, pageOf } from 'cherryq/contract';
 import {
   createPlannedJob,
+  declarationOf,
   jsonRequest,
   openTestApi,
   read,
@@ -11,19 +12,16 @@ import {
   uploadModel,
   type TestApi,
 } from '../support/api.ts';
+import { tinyConfig, tinyModelFiles, tinyWeights } from '../support/tiny-model.ts';
 
 let api: TestApi;
 beforeAll(async () => (api = await openTestApi()));
 afterAll(() => api.close());
 
-const weights = new Uint8Array(300_000).map((_, index) => index % 251);
-const declared = {
-  name: 'tiny',
-  files: [
-    { path: 'config.json', sizeBytes: 2, sha256: sha256('{}') },
-    { path: 'shards/a.safetensors', sizeBytes: weights.length, sha256: sha256(weights) },
-  ],
-};
+const tiny = await tinyModelFiles();
+const weights = tiny['model.safetensors'];
+const declared = { name: 'tiny', files: declarationOf(tiny) };
+const sizeBytes = declared.files.reduce((sum, file) => sum + file.sizeBytes, 0);
 const create = async (body: unknown = declared, headers = {}) =>
   api.app.request('/v1/models', jsonRequest('POST', body, headers));
 const put = async (id: string, path: string, body: BodyInit, headers = {}) =>
@@ -34,14 +32,15 @@ describe('a model', () => {
     const response = await create();
     const model = await read(response, 201, modelSchema);
     expect(response.headers.get('location')).toBe(`/v1/models/${model.id}`);
-    expect(model).toMatchObject({ object: 'model', status: 'uploading', sizeBytes: weights.length + 2 });
-    expect(model.files.map((file) => file.uploaded)).toEqual([false, false]);
+    expect(model).toMatchObject({ object: 'model', status: 'uploading', sizeBytes });
+    expect(model.files.map((file) => file.uploaded)).toEqual([false, false, false, false]);
 
-    expect((await put(model.id, 'config.json', '{}')).status).toBe(204);
+    for (const path of ['config.json', 'tokenizer.json', 'tokenizer_config.json'])
+      expect((await put(model.id, path, tiny[path])).status).toBe(204);
     const early = await api.app.request(`/v1/models/${model.id}/complete`, { method: 'POST' });
-    expect((await readProblem(early, 'conflict')).detail).toContain('shards/a.safetensors');
+    expect((await readProblem(early, 'conflict')).detail).toContain('model.safetensors');
 
-    expect((await put(model.id, 'shards/a.safetensors', weights)).status).toBe(204);
+    expect((await put(model.id, 'model.safetensors', weights)).status).toBe(204);
     const ready = await read(
       await api.app.request(`/v1/models/${model.id}/complete`, { method: 'POST' }),
       200,
@@ -49,20 +48,20 @@ describe('a model', () => {
     );
     expect(ready.status).toBe('ready');
     expect(ready.files.every((file) => file.uploaded)).toBe(true);
-    const stored = await api.store.get(`tenants/local/models/${model.id}/files/shards/a.safetensors`);
+    const stored = await api.store.get(`tenants/local/models/${model.id}/files/model.safetensors`);
     expect(Buffer.compare(stored ?? new Uint8Array(), weights)).toBe(0);
     expect(await read(await api.app.request(`/v1/models/${model.id}`), 200, modelSchema)).toEqual(ready);
   });
 
   it('keeps nothing of a file whose length or hash is not as declared', async () => {
     const { id } = await read(await create(), 201, modelSchema);
-    const path = 'shards/a.safetensors';
+    const path = 'model.safetensors';
     const damaged = weights.slice();
-    damaged[1234] = 255;
+    damaged[weights.length - 1234] ^= 255;
     for (const [body, headers, reason] of [
       [damaged, {}, 'SHA-256'],
-      [weights.slice(1), {}, `${weights.length - 1} were sent`],
-      [new Uint8Array(weights.length + 1), {}, 'more were sent'],
+      [weights.slice(0, -1), {}, `${weights.length - 1} were sent`],
+      [Buffer.concat([weights, Buffer.of(0)]), {}, 'more were sent'],
       [weights, { 'content-length': '7' }, 'Content-Length says 7'],
     ] as const) {
       const problem = await readProblem(await put(id, path, body, headers), 'content_mismatch');
@@ -75,9 +74,10 @@ describe('a model', () => {
 
   it('takes a file again without looking at it, and none that it did not declare', async () => {
     const { id } = await read(await create(), 201, modelSchema);
-    expect((await put(id, 'config.json', '{}')).status).toBe(204);
+    const config = tiny['config.json'];
+    expect((await put(id, 'config.json', config)).status).toBe(204);
     expect((await put(id, 'config.json', '[]')).status).toBe(204);
-    expect(await api.store.get(`tenants/local/models/${id}/files/config.json`)).toEqual(new TextEncoder().encode('{}'));
+    expect(await api.store.get(`tenants/local/models/${id}/files/config.json`)).toEqual(config);
     expect((await readProblem(await put(id, 'other.json', '{}'), 'not_found')).detail).toContain('config.json');
     expect((await put(id, '..%2Fmodel.json', '{}')).status).toBe(400);
   });
@@ -89,8 +89,9 @@ describe('a model', () => {
   });
 
   it('is found by the fingerprint of its content, newest first', async () => {
-    const first = await uploadModel(api, 'one', 'same text');
-    const second = await uploadModel(api, 'two', 'same text');
+    const own = await tinyModelFiles({ weights: tinyWeights(tinyConfig, 7) });
+    const first = await uploadModel(api, 'one', own);
+    const second = await uploadModel(api, 'two', own);
     expect(second.fingerprint).toBe(first.fingerprint);
     const page = pageOf(modelSchema);
     const found = await read(await api.app.request(`/v1/models?fingerprint=${first.fingerprint}`), 200, page);

@@ -15,6 +15,7 @@ import { CherryQ } from 'cherryq';
 import type { KeyScope } from 'cherryq/contract';
 import { pythonWith } from '../../batch-jobs/bench/peers/environment.ts';
 import { openTestApi } from '../support/api.ts';
+import { tinyConfig, tinySources } from '../support/tiny-model.ts';
 
 const leastRequests = 5000;
 const idPattern = /\b[0-7][0-9A-HJKMNP-TV-Z]{25}\b/g;
@@ -81,7 +82,8 @@ it.runIf(python !== null)('the API keeps its word under fuzzing, for two tenants
     const { secret } = await api.keyring.create(tenant, { name: `of-${tenant}`, scope: 'admin' });
     const client = new CherryQ({ baseUrl: url, apiKey: secret });
     const name = `of-${tenant}`;
-    const files = [{ path: 'config.json', content: `{"of":"${tenant}"}` }];
+    const config = { ...tinyConfig, of: tenant };
+    const files = await tinySources({ config });
     const model = await client.models.upload({ name, files });
     const dataset = await client.datasets.upload({ name, files: [{ path: 'text.txt', content: name }] });
     const settings = { modelId: model.id, scheme: { method: 'rtn' }, metadata: { name } } as const;

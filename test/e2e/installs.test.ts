@@ -3,9 +3,9 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createHash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { text } from 'node:stream/consumers';
-import { GetObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
+import { GetObjectCommand, ListObjectsV2Command, PutObjectCommand } from '@aws-sdk/client-s3';
 import { startServer } from '@cherryq/api/serve';
-import { CherryQ, unwrapWebhook } from 'cherryq';
+import { CherryQ, fingerprintOf, unwrapWebhook } from 'cherryq';
 import { manifestSchema, type JobEvent } from 'cherryq/contract';
 import { compare, compress, evaluate } from 'cherryq/node';
 import { readFileSync } from 'node:fs';
@@ -13,6 +13,7 @@ import { join } from 'node:path';
 import { until } from '../support/api.ts';
 import { listen } from '../support/listen.ts';
 import { startMoto } from '../support/moto.ts';
+import { tinyModelFiles } from '../support/tiny-model.ts';
 import { openPrivateInstall, type PrivateInstall } from '../support/private-install.ts';
 import { fileFolder, writeModelFolder, writeText } from './folders.ts';
 
@@ -131,7 +132,7 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     };
     // What Batch tells of a job's end comes after the end that the worker wrote; then nothing is left to look after.
     const keys = await until(list, (all) => !all.some((key) => key.includes('/open/')));
-    expect(keys.every((key) => key.startsWith('install/tenants/local/'))).toBe(true);
+    expect(keys.every((key) => /^install\/(tenants\/local|swept)\//.test(key))).toBe(true);
     expect(await install.functions.reconcile()).toEqual({ open: 0, submitted: 0, ended: 0 });
   });
 
@@ -148,24 +149,24 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     };
     const content = new Uint8Array(37 * 2 ** 20).map((_, index) => (index * 7919) >> 8);
     const files = [
-      { path: 'config.json', content: '{}' },
-      { path: 'weights.safetensors', content },
+      { path: 'a.txt', content: '{}' },
+      { path: 'large.txt', content },
     ];
     const client = new CherryQ({ baseUrl: 'https://install.example', fetch: counting, maxRetries: 0 });
-    await expect(client.models.upload({ name: 'large', files })).rejects.toThrow('the line is cut');
+    await expect(client.datasets.upload({ name: 'large', files })).rejects.toThrow('the line is cut');
     left = 1000;
-    const model = await client.models.upload({ name: 'large', files });
-    expect(model).toMatchObject({ status: 'ready', sizeBytes: content.length + 2 });
+    const dataset = await client.datasets.upload({ name: 'large', files });
+    expect(dataset).toMatchObject({ status: 'ready', sizeBytes: content.length + 2 });
     const parts = requests.filter(({ method, toBucket }) => toBucket && method === 'PUT').map(({ bytes }) => bytes);
     // moto does not tell the hashes of parts that are there, as S3 does, so the first two are sent again.
     expect(parts.toSorted((a, b) => a - b)).toEqual([5, 8, 8, 8, 8, 8, 8].map((mebibytes) => mebibytes * 2 ** 20));
     expect(Math.max(...requests.filter(({ toBucket }) => !toBucket).map(({ bytes }) => bytes))).toBeLessThan(10_000);
-    const key = `install/tenants/local/models/${model.id}/files/weights.safetensors`;
+    const key = `install/tenants/local/datasets/${dataset.id}/files/large.txt`;
     const { Body } = await install.s3.send(new GetObjectCommand({ Bucket: install.bucket, Key: key }));
     expect(Buffer.compare((await Body?.transformToByteArray()) ?? new Uint8Array(), content)).toBe(0);
-    const same = await client.models.upload({ name: 'again', files });
-    expect(same.id).toBe(model.id);
-    await client.models.delete(model.id);
+    const same = await client.datasets.upload({ name: 'again', files });
+    expect(same.id).toBe(dataset.id);
+    await client.datasets.delete(dataset.id);
   });
 
   it('what a job left can be fetched from the bucket, in ranges too', async () => {
@@ -180,6 +181,32 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     const { url } = file;
     const { body } = await client.artifacts.stream(job.id, file.path, { start: 3, url });
     expect((await new Response(body).arrayBuffer()).byteLength).toBe(file.sizeBytes - 3);
+  });
+
+  it('a model is imported from a bucket that the settings name, by the function that runs on a schedule', async () => {
+    const client = new CherryQ({ baseUrl: 'https://install.example', fetch: install.fetch() });
+    const files = await tinyModelFiles();
+    const Bucket = `${install.bucket}-models`;
+    for (const [path, Body] of Object.entries(files))
+      await install.s3.send(new PutObjectCommand({ Bucket, Key: `llamas/tiny/${path}`, Body }));
+    const source = `s3://${Bucket}/llamas/tiny/`;
+    const begun = await client.models.create({ source });
+    expect(begun).toMatchObject({ status: 'importing', name: 'tiny', importedBytes: 0, files: [] });
+    await install.functions.reconcile();
+    const model = await client.models.get(begun.id);
+    expect(model).toMatchObject({ status: 'ready', source: { url: source, revision: null } });
+    const described = Object.entries(files).map(([path, content]) => ({
+      path,
+      sha256: createHash('sha256').update(content).digest('hex'),
+    }));
+    expect(model.fingerprint).toBe(await fingerprintOf(described));
+    await expect(client.models.create({ source: `s3://${install.bucket}/install/` })).rejects.toThrow(
+      'does not read the bucket',
+    );
+    await expect(client.models.create({ source: `s3://${Bucket}/nothing/` })).rejects.toThrow('there is nothing under');
+    await expect(client.models.create({ source: 's3://elsewhere/tiny/' })).rejects.toThrow(/elsewhere/);
+    await expect(client.models.create({ source: 'file:///etc' })).rejects.toThrow('reads none for its callers');
+    await client.models.delete(model.id);
   });
 
   it('nobody is let in whom the front does not name', async () => {

@@ -104,7 +104,7 @@ const badModels: BadModel[] = [
     title: 'a missing shard',
     form: { shards: 2 },
     spoil: (model) => rmSync(join(model, 'model-00002-of-00002.safetensors')),
-    code: 'missing_shard',
+    code: 'invalid_model',
     param: 'model-00002-of-00002.safetensors',
     says: /names 2 shards, but model-00002-of-00002\.safetensors is not there/,
   },
@@ -114,7 +114,7 @@ const badModels: BadModel[] = [
       const path = join(model, 'model.safetensors');
       writeFileSync(path, readFileSync(path).subarray(0, -1000));
     },
-    code: 'safetensors_truncated',
+    code: 'invalid_model',
     param: /./,
     says: /model\.safetensors .*(trunc|ends|bytes)/,
   },
@@ -125,7 +125,7 @@ const badModels: BadModel[] = [
         const { data_offsets: offsets } = header[query];
         header[query].data_offsets = [offsets[0] - 4, offsets[1] - 4];
       }),
-    code: 'safetensors_overlap',
+    code: 'invalid_model',
     param: /\.weight$/,
     says: /overlap/,
   },
@@ -137,28 +137,28 @@ const badModels: BadModel[] = [
       bytes.writeBigUInt64LE(2n ** 60n);
       writeFileSync(path, bytes);
     },
-    code: 'safetensors_header_length',
+    code: 'invalid_model',
     param: /model\.safetensors$/,
     says: /claims a header of 1152921504606846976 bytes/,
   },
   {
     title: 'an unknown architecture',
     spoil: (model) => changeJson(config(model), () => ({ architectures: ['MambaForCausalLM'] })),
-    code: 'unknown_architecture',
+    code: 'invalid_model',
     param: 'architectures',
     says: /MambaForCausalLM.*supported are .*LlamaForCausalLM/,
   },
   {
     title: 'a vocab_size above the rows of the embedding',
     spoil: (model) => changeJson(config(model), () => ({ vocab_size: 4096 })),
-    code: 'vocab_mismatch',
+    code: 'invalid_model',
     param: 'vocab_size',
     says: /vocab_size 4096, but "model\.embed_tokens\.weight" has 106 rows/,
   },
   {
     title: 'a vocab_size below the rows of the embedding',
     spoil: (model) => changeJson(config(model), () => ({ vocab_size: 100 })),
-    code: 'vocab_mismatch',
+    code: 'invalid_model',
     param: 'vocab_size',
     says: /vocab_size 100, but "model\.embed_tokens\.weight" has 106 rows/,
   },
@@ -168,7 +168,7 @@ const badModels: BadModel[] = [
       changeJson(join(model, 'tokenizer.json'), () => ({
         model: { ...tinyTokenizer.model, vocab: { ...tinyTokenizer.model.vocab, whale: 106 } },
       })),
-    code: 'vocab_mismatch',
+    code: 'invalid_model',
     param: 'tokenizer.json',
     says: /tokenizer\.json has 107 tokens, but the embedding only 106 rows/,
   },
@@ -187,14 +187,14 @@ const badModels: BadModel[] = [
   {
     title: 'weights of a dtype that holds no weights',
     spoil: (model) => changeHeader(model, (header) => void (header[query].dtype = 'I32')),
-    code: 'unsupported_dtype',
+    code: 'invalid_model',
     param: query,
     says: /is I32; weights must be F32, F16 or BF16/,
   },
   {
     title: 'a missing tokenizer',
     spoil: (model) => rmSync(join(model, 'tokenizer.json')),
-    code: 'missing_file',
+    code: 'invalid_model',
     param: 'tokenizer.json',
     says: /no tokenizer\.json/,
   },

@@ -8,9 +8,10 @@ import { compress, downloadArtifacts, uploadModelFolder, uploadTextFile } from '
 import type { Manifest } from 'cherryq/contract';
 import { openTestApi } from '../support/api.ts';
 import { listen } from '../support/listen.ts';
+import { tinyModelFiles } from '../support/tiny-model.ts';
 import { clientOf, jobId } from './support.ts';
 
-async function makeFolder(contents: Record<string, string> = {}): Promise<string> {
+async function makeFolder(contents: Record<string, string | Uint8Array> = {}): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'cherryq-sdk-'));
   onTestFinished(() => rm(folder, { recursive: true, force: true }));
   for (const [path, content] of Object.entries(contents)) {
@@ -31,7 +32,7 @@ async function open() {
   };
 }
 
-const modelContents = { 'config.json': '{}', 'model.safetensors': 'weights', 'tokenizer.json': '{}' };
+const modelContents = await tinyModelFiles();
 const plan = (...words: string[]) => ({
   metadata: { plan: JSON.stringify(words) },
   scheme: { method: 'rtn' as const },
@@ -65,6 +66,7 @@ describe('uploadModelFolder', () => {
       'model.safetensors.index.json',
       'tokenizer.json',
       'tokenizer.model',
+      'tokenizer_config.json',
     ]);
     expect(model.status).toBe('ready');
   });

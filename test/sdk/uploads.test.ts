@@ -2,15 +2,17 @@ import { createHash } from 'node:crypto';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { contentFingerprint } from '@cherryq/batch-jobs/storage';
 import { CherryQ, fingerprintOf, UnprocessableError, type UploadProgress, type UploadSource } from 'cherryq';
-import { openTestApi } from '../support/api.ts';
+import { declarationOf, openTestApi } from '../support/api.ts';
 import { listen } from '../support/listen.ts';
+import { tinyModelFiles, tinySources } from '../support/tiny-model.ts';
 import { clientOf, inTurn, jobId, problem } from './support.ts';
 
-const files: UploadSource[] = [
-  { path: 'config.json', content: '{}' },
-  { path: 'model.safetensors', content: Uint8Array.of(1, 2, 3) },
-  { path: 'tokenizer.json', content: new Blob(['{"model":{}}']) },
-];
+const files: UploadSource[] = await tinySources();
+const tiny = await tinyModelFiles();
+const bytes = Object.values(tiny)
+  .map((content) => content.length)
+  .sort((a, b) => a - b);
+const totalBytes = bytes.reduce((sum, each) => sum + each, 0);
 
 async function open() {
   const api = await openTestApi();
@@ -25,13 +27,13 @@ describe('models.upload', () => {
     const { client } = await open();
     const progress: UploadProgress[] = [];
     const model = await client.models.upload({ name: 'tiny', files }, { onProgress: (each) => progress.push(each) });
-    expect(model).toMatchObject({ object: 'model', name: 'tiny', status: 'ready', sizeBytes: 17 });
+    expect(model).toMatchObject({ object: 'model', name: 'tiny', status: 'ready', sizeBytes: totalBytes });
     expect(model.files.every((file) => file.uploaded)).toBe(true);
-    expect(progress.map(({ sentBytes, totalBytes }) => [sentBytes, totalBytes])).toEqual([
-      [2, 17],
-      [5, 17],
-      [17, 17],
-    ]);
+    // The small ones first.
+    expect(progress.map((each) => each.sentBytes)).toEqual(
+      bytes.map((_, index) => bytes.slice(0, index + 1).reduce((sum, each) => sum + each, 0)),
+    );
+    expect(progress.every((each) => each.totalBytes === totalBytes)).toBe(true);
   });
 
   it('sends nothing that the server has, whatever it was called', async () => {
@@ -44,18 +46,16 @@ describe('models.upload', () => {
 
   it('goes on with an upload that broke off', async () => {
     const { client, requests } = await open();
-    const declared = files.map(({ path }, index) => {
-      const body = [Buffer.from('{}'), Buffer.of(1, 2, 3), Buffer.from('{"model":{}}')][index];
-      return { path, sizeBytes: body.length, sha256: createHash('sha256').update(body).digest('hex') };
-    });
-    const begun = await client.models.create({ name: 'tiny', files: declared });
-    await client.models.putFile(begun.id, 'config.json', { sizeBytes: 2, open: () => new Blob(['{}']) });
+    const begun = await client.models.create({ name: 'tiny', files: declarationOf(tiny) });
+    const config = tiny['config.json'];
+    await client.models.putFile(begun.id, 'config.json', { sizeBytes: config.length, open: () => new Blob([config]) });
     requests.length = 0;
     const model = await client.models.upload({ name: 'tiny', files });
     expect(model).toMatchObject({ id: begun.id, status: 'ready' });
     expect(requests.filter((request) => request.startsWith('PUT'))).toEqual([
-      `PUT /v1/models/${begun.id}/files/model.safetensors`,
+      `PUT /v1/models/${begun.id}/files/tokenizer_config.json`,
       `PUT /v1/models/${begun.id}/files/tokenizer.json`,
+      `PUT /v1/models/${begun.id}/files/model.safetensors`,
     ]);
   });
 
@@ -118,7 +118,7 @@ describe('models.iterate', () => {
   it('walks over all pages', async () => {
     const { client } = await open();
     for (const name of ['a', 'b', 'c'])
-      await client.models.upload({ name, files: [{ path: 'config.json', content: name }] });
+      await client.models.upload({ name, files: [...files, { path: 'LICENSE', content: name }] });
     const names: string[] = [];
     for await (const model of client.models.iterate({ limit: 2 })) names.push(model.name);
     expect(names).toEqual(['c', 'b', 'a']);

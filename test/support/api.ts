@@ -20,6 +20,7 @@ import {
   type Model,
   type Problem,
   type ProblemCode,
+  type UploadFile,
 } from 'cherryq/contract';
 import { FolderStore, type Store } from '@cherryq/batch-jobs/storage';
 import { createProcessQueue, type ProcessQueue } from '../../api/src/adapters/process-queue.ts';
@@ -29,7 +30,9 @@ import { keyringKeys, type Keyring } from '../../api/src/keyring.ts';
 import { everyNetwork } from '../../api/src/webhook-call.ts';
 import { createServices, type Services } from '../../api/src/services.ts';
 import type { Api } from '../../api/src/openapi.ts';
+import type { SourceSettings } from '../../api/src/sources.ts';
 import { localKeys, systemClock, type JobRef, type LogEntry, type Logger } from '../../api/src/ports.ts';
+import { tinyModelFiles } from './tiny-model.ts';
 
 export const storeWorker = new URL('./store-worker.mjs', import.meta.url).pathname;
 
@@ -38,6 +41,7 @@ export interface TestApi {
   keyring: Keyring;
   webhooks: Services['webhooks'];
   logger: Logger;
+  services: Services;
   store: Store;
   queue: ProcessQueue;
   folder: string;
@@ -53,6 +57,8 @@ export interface TestApiOptions {
   limits?: Partial<Limits>;
   /** Whether every request must bring a key. */
   withKeys?: boolean;
+  /** What may be imported; default: as without settings. */
+  sources?: SourceSettings;
 }
 
 export async function openTestApi({
@@ -60,6 +66,7 @@ export async function openTestApi({
   folder = '',
   limits,
   withKeys = false,
+  sources,
 }: TestApiOptions = {}): Promise<TestApi> {
   folder ||= await mkdtemp(join(tmpdir(), 'cherryq-api-'));
   const store = new FolderStore(folder);
@@ -77,7 +84,16 @@ export async function openTestApi({
     graceMs: 300,
     backoffMs: 10,
   });
-  const services = createServices({ store, queue, clock, logger, limits, webhookNetworks: everyNetwork });
+  const services = createServices({
+    store,
+    queue,
+    clock,
+    logger,
+    limits,
+    webhookNetworks: everyNetwork,
+    sources,
+    importsInBackground: true,
+  });
   const { keyring, webhooks } = services;
   const app = createApp({
     services,
@@ -94,11 +110,13 @@ export async function openTestApi({
     keyring,
     webhooks,
     logger,
+    services,
     store,
     queue,
     folder,
     log,
     async close() {
+      await services.imports.close();
       await queue.close({ graceMs: 300 });
       await rm(folder, { recursive: true, force: true });
     },
@@ -153,8 +171,13 @@ export async function readProblem(response: Response, code: ProblemCode): Promis
   return problem;
 }
 
-export async function uploadModel({ app }: Pick<TestApi, 'app'>, name = 'tiny', text = '{}'): Promise<Model> {
-  return upload(app, 'models', modelSchema, name, { 'config.json': text });
+/** @param files content by path; default: a real model, small */
+export async function uploadModel(
+  { app }: Pick<TestApi, 'app'>,
+  name = 'tiny',
+  files?: Record<string, Uint8Array<ArrayBuffer>>,
+): Promise<Model> {
+  return upload(app, 'models', modelSchema, name, files ?? (await tinyModelFiles()));
 }
 
 export async function uploadDataset({ app }: TestApi, text: string): Promise<Dataset> {
@@ -166,13 +189,9 @@ async function upload<Schema extends z.ZodType<{ id: string }>>(
   collection: string,
   schema: Schema,
   name: string,
-  contents: Record<string, string>,
+  contents: Record<string, string | Uint8Array<ArrayBuffer>>,
 ): Promise<z.output<Schema>> {
-  const files = Object.entries(contents).map(([path, text]) => ({
-    path,
-    sizeBytes: Buffer.byteLength(text),
-    sha256: sha256(text),
-  }));
+  const files = declarationOf(contents);
   const { id } = await read(await app.request(`/v1/${collection}`, jsonRequest('POST', { name, files })), 201, schema);
   for (const [path, body] of Object.entries(contents)) {
     const response = await app.request(`/v1/${collection}/${id}/files/${path}`, { method: 'PUT', body });
@@ -180,6 +199,14 @@ async function upload<Schema extends z.ZodType<{ id: string }>>(
   }
   return read(await app.request(`/v1/${collection}/${id}/complete`, { method: 'POST' }), 200, schema);
 }
+
+/** How files are declared when an upload begins. */
+export const declarationOf = (contents: Record<string, string | Uint8Array>): UploadFile[] =>
+  Object.entries(contents).map(([path, content]) => ({
+    path,
+    sizeBytes: Buffer.byteLength(content),
+    sha256: sha256(content),
+  }));
 
 /** A job that `store-worker` runs by a plan, one word per attempt. */
 export async function createPlannedJob(api: TestApi, ...plan: string[]): Promise<Job> {

@@ -47,7 +47,8 @@ export async function openPrivateInstall(moto: Moto): Promise<PrivateInstall> {
   const [bucket, prefix] = [`cherryq-${randomUUID()}`, 'install'];
   const [s3, batch, iam] = [new S3Client(moto.client), new BatchClient(moto.client), new IAMClient(moto.client)];
   const location = { LocationConstraint: 'eu-central-1' } as const;
-  await s3.send(new CreateBucketCommand({ Bucket: bucket, CreateBucketConfiguration: location }));
+  for (const Bucket of [bucket, `${bucket}-models`])
+    await s3.send(new CreateBucketCommand({ Bucket, CreateBucketConfiguration: location }));
   const { Role } = await iam.send(new CreateRoleCommand({ RoleName: 'batch', AssumeRolePolicyDocument: '{}' }));
   await batch.send(
     new CreateComputeEnvironmentCommand({
@@ -81,6 +82,7 @@ export async function openPrivateInstall(moto: Moto): Promise<PrivateInstall> {
   };
   Object.assign(process.env, aws, {
     CHERRYQ_STORE: `s3://${bucket}/${prefix}`,
+    CHERRYQ_SOURCE_BUCKETS: `elsewhere, ${bucket}-models`,
     CHERRYQ_BATCH_QUEUE: 'cherryq-gpus',
     CHERRYQ_BATCH_DEFINITION: 'cherryq-worker',
     // Where the tests' receivers are.

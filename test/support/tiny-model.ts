@@ -86,6 +86,11 @@ export interface TinyModel {
 
 /** Writes a model folder in float32; what is given replaces the default of its kind. */
 export async function writeTinyModel(store: Store, prefix: string, model: TinyModel = {}): Promise<void> {
+  for (const [path, content] of Object.entries(await tinyModelFiles(model))) await store.put(prefix + path, content);
+}
+
+/** The files of such a folder, by path. */
+export async function tinyModelFiles(model: TinyModel = {}): Promise<Record<string, Uint8Array<ArrayBuffer>>> {
   const config = model.config ?? tinyConfig;
   const weights = model.weights ?? tinyWeights(config);
   const shapes = tensorShapes(parseModelConfig(config));
@@ -95,10 +100,21 @@ export async function writeTinyModel(store: Store, prefix: string, model: TinyMo
     shape: shapes.get(name) ?? [values.length],
     data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
   }));
-  await store.put(`${prefix}model.safetensors`, safetensorsBytes(tensors).chunks);
-  await store.put(`${prefix}config.json`, encode(config));
-  await store.put(`${prefix}tokenizer.json`, encode(model.tokenizer ?? tinyTokenizer));
-  await store.put(`${prefix}tokenizer_config.json`, encode({ bos_token: '<s>', eos_token: '</s>' }));
+  const pieces: Uint8Array[] = [];
+  for await (const piece of safetensorsBytes(tensors).chunks) pieces.push(piece);
+  return {
+    'model.safetensors': new Uint8Array(Buffer.concat(pieces)),
+    'config.json': encode(config),
+    'tokenizer.json': encode(model.tokenizer ?? tinyTokenizer),
+    'tokenizer_config.json': encode({ bos_token: '<s>', eos_token: '</s>' }),
+  };
+}
+
+/** The same for a client to upload. */
+export async function tinySources(
+  model: TinyModel = {},
+): Promise<{ path: string; content: Uint8Array<ArrayBuffer> }[]> {
+  return Object.entries(await tinyModelFiles(model)).map(([path, content]) => ({ path, content }));
 }
 
 export interface TinyJob {
@@ -150,6 +166,6 @@ export async function writeTinyJob(store: Store, job: TinyJob = {}): Promise<str
   return prefix;
 }
 
-const encode = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
+const encode = (value: unknown): Uint8Array<ArrayBuffer> => new TextEncoder().encode(JSON.stringify(value));
 const bytesOf = (value: Uint8Array | string): Uint8Array =>
   typeof value === 'string' ? new TextEncoder().encode(value) : value;

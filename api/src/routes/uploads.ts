@@ -3,6 +3,7 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { listUploadsQuerySchema, type Page } from 'cherryq/contract';
 import { createdHeaders, idempotently } from '../idempotency.ts';
 import type { Jobs } from '../jobs.ts';
+import type { Imports } from '../imports.ts';
 import type { Meter } from '../limits.ts';
 import {
   fileParams,
@@ -18,16 +19,26 @@ import {
 } from '../openapi.ts';
 import type { Clock, Store } from '../ports.ts';
 import { ProblemError } from '../problems.ts';
-import type { Upload, UploadKind, Uploads } from '../uploads.ts';
+import { sumOf, type Upload, type UploadKind, type Uploads } from '../uploads.ts';
 
 export function uploadRoutes(
   app: Api,
   kind: UploadKind,
-  deps: { store: Store; clock: Clock; newId: () => string; uploads: Uploads; jobs: Jobs; meter: Meter },
+  deps: {
+    store: Store;
+    clock: Clock;
+    newId: () => string;
+    uploads: Uploads;
+    imports: Imports;
+    jobs: Jobs;
+    meter: Meter;
+  },
 ): void {
-  const { uploads, jobs, meter, newId } = deps;
+  const { uploads, imports, jobs, meter, newId } = deps;
   const base = `/v1/${kind}s`;
   const schema = kind === 'model' ? schemas.model : schemas.dataset;
+  const createSchema: z.ZodType<z.output<typeof schemas.createModel>> =
+    kind === 'model' ? schemas.createModel : schemas.createUpload;
   const page: z.ZodType<Page<Upload>> = kind === 'model' ? pages.models : pages.datasets;
   const tags = [`${kind}s`];
 
@@ -36,8 +47,11 @@ export function uploadRoutes(
       method: 'post',
       path: base,
       tags,
-      summary: `Declare a ${kind} and its files`,
-      request: { headers: idempotencyHeaders, body: jsonBody(schemas.createUpload) },
+      summary:
+        kind === 'model'
+          ? 'Declare a model and its files, or let the server import it'
+          : `Declare a ${kind} and its files`,
+      request: { headers: idempotencyHeaders, body: jsonBody(createSchema) },
       responses: {
         201: jsonContent(schema, `The ${kind}, to be filled with its files`),
         ...problems(
@@ -47,6 +61,7 @@ export function uploadRoutes(
           'idempotency_mismatch',
           'payload_too_large',
           'quota_exceeded',
+          'unavailable',
         ),
       },
     }),
@@ -59,11 +74,15 @@ export function uploadRoutes(
         request: { route: `POST ${base}`, body },
         newId,
         create: async (id) => {
-          await meter.checkUpload(
-            tenant,
-            body.files.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
-          );
-          return uploads.create(tenant, id, body);
+          if (!('source' in body)) {
+            await meter.checkUpload(tenant, sumOf(body.files));
+            return uploads.create(tenant, id, body);
+          }
+          const listing = await imports.plan(body.source);
+          await meter.checkUpload(tenant, sumOf(listing.files));
+          const upload = await uploads.createImport(tenant, id, { name: body.name ?? nameOf(listing.url), listing });
+          imports.start(tenant, id);
+          return upload;
         },
         created: (id) => uploads.created(tenant, id),
       });
@@ -110,7 +129,12 @@ export function uploadRoutes(
       },
       responses: {
         204: { description: 'The file is there' },
-        ...problems('invalid_request', 'not_found', 'content_mismatch'),
+        ...problems(
+          'invalid_request',
+          'not_found',
+          'content_mismatch',
+          ...(kind === 'model' ? ['invalid_model' as const] : []),
+        ),
       },
     }),
     async (c) => {
@@ -142,7 +166,10 @@ export function uploadRoutes(
       tags,
       summary: `Make the ${kind} usable, once all its files are there`,
       request: { params: idParams },
-      responses: { 200: jsonContent(schema, `The ${kind}, ready`), ...problems('not_found', 'conflict') },
+      responses: {
+        200: jsonContent(schema, `The ${kind}, ready`),
+        ...problems('not_found', 'conflict', ...(kind === 'model' ? ['invalid_model' as const] : [])),
+      },
     }),
     async (c) => c.json(await uploads.complete(c.var.tenant, c.req.valid('param').id), 200),
   );
@@ -168,5 +195,16 @@ export function uploadRoutes(
       await uploads.remove(tenant, upload.id);
       return c.body(null, 204);
     },
+  );
+}
+
+/** `hf://owner/name@revision`, `s3://bucket/folder/`: the last part. */
+function nameOf(source: string): string {
+  const [path = source] = source.replace(/^\w+:\/\//, '').split('@');
+  return (
+    path
+      .split('/')
+      .findLast((part) => part !== '')
+      ?.slice(0, 200) ?? 'model'
   );
 }

@@ -1,6 +1,6 @@
 /** JSON files of unknown origin: bounded in size, strict in encoding, objects at the top. */
 import { InputError, messageOf } from '../errors.ts';
-import type { Store } from '../storage/store.ts';
+import type { ReadableStore } from '../storage/store.ts';
 
 export type JsonObject = Record<string, unknown>;
 
@@ -12,7 +12,7 @@ export function isJsonObject(value: unknown): value is JsonObject {
  * Reads a JSON object.
  * @returns null when the key does not exist   @throws InputError naming the file when it is too large or no JSON object
  */
-export async function readJsonObject(store: Store, key: string, maxBytes: number): Promise<JsonObject | null> {
+export async function readJsonObject(store: ReadableStore, key: string, maxBytes: number): Promise<JsonObject | null> {
   const found = await store.head(key);
   if (found === null) return null;
   if (found.sizeBytes > maxBytes) {
@@ -24,6 +24,11 @@ export async function readJsonObject(store: Store, key: string, maxBytes: number
   }
   const bytes = await store.get(key, { start: 0, end: maxBytes });
   if (bytes === null) return null;
+  return parseJsonObject(bytes, key);
+}
+
+/** @throws InputError naming the file when it is no JSON object */
+export function parseJsonObject(bytes: Uint8Array, key: string): JsonObject {
   const value = parseJson(bytes, key);
   if (!isJsonObject(value)) {
     throw new InputError('invalid_json', `${key} must hold a JSON object; it holds ${describeJson(value)}.`, key);

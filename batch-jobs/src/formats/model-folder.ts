@@ -5,7 +5,7 @@
  */
 import { InputError } from '../errors.ts';
 import { float16Max } from '../numeric/dtypes.ts';
-import type { Store } from '../storage/store.ts';
+import type { ReadableStore } from '../storage/store.ts';
 import { describeJson, isJsonObject, readJsonObject } from './json.ts';
 import type { JsonObject } from './json.ts';
 import { openSafetensors } from './safetensors.ts';
@@ -24,12 +24,12 @@ export interface ModelFolder {
   readonly sideFiles: readonly string[];
 }
 
-const configFile = 'config.json';
-const weightsFile = 'model.safetensors';
-const indexFile = 'model.safetensors.index.json';
+export const configFile = 'config.json';
+export const weightsFile = 'model.safetensors';
+export const indexFile = 'model.safetensors.index.json';
 const tokenizerFile = 'tokenizer.json';
-const maxConfigBytes = 2 ** 24;
-const maxIndexBytes = 2 ** 26;
+export const maxConfigBytes = 2 ** 24;
+export const maxIndexBytes = 2 ** 26;
 const maxSideFileBytes = 2 ** 26;
 
 /** What a loader, a chat server or a lawyer looks for beside the weights. */
@@ -48,10 +48,9 @@ const foreignWeightsPattern = /(\.(bin|pt|pth|ckpt|h5|msgpack|gguf|onnx)$)/;
  * @param prefix where the folder's files lie in the store; ends in a slash, or is empty
  * @throws InputError naming the file or tensor that is missing, damaged or in a form that is not read
  */
-export async function openModelFolder(store: Store, prefix: string): Promise<ModelFolder> {
+export async function openModelFolder(store: ReadableStore, prefix: string): Promise<ModelFolder> {
   const files = await filesUnder(store, prefix);
-  const configJson = await readJsonObject(store, prefix + configFile, maxConfigBytes);
-  if (configJson === null) throw missing(configFile, files);
+  const configJson = await readConfig(store, prefix, files);
   const format = formatOf(configJson);
   const { tensors, weightBytes } = files.has(weightsFile)
     ? await readWeights(store, prefix, new Set([weightsFile]))
@@ -63,8 +62,19 @@ export async function openModelFolder(store: Store, prefix: string): Promise<Mod
   return { prefix, configJson, format, tensors, weightBytes, sideFiles: sideFiles.map(([path]) => path) };
 }
 
+/** Value of a model's config.json.  @throws InputError as `openModelFolder` */
+export async function readConfig(
+  store: ReadableStore,
+  prefix: string,
+  files?: ReadonlyMap<string, number>,
+): Promise<JsonObject> {
+  const configJson = await readJsonObject(store, prefix + configFile, maxConfigBytes);
+  if (configJson === null) throw missing(configFile, files ?? (await filesUnder(store, prefix)));
+  return configJson;
+}
+
 /** Sizes of all files under a prefix by relative path, ascending. */
-async function filesUnder(store: Store, prefix: string): Promise<Map<string, number>> {
+async function filesUnder(store: ReadableStore, prefix: string): Promise<Map<string, number>> {
   const files = new Map<string, number>();
   for (let after: string | undefined; ;) {
     const page = await store.list(prefix, { after });
@@ -74,7 +84,8 @@ async function filesUnder(store: Store, prefix: string): Promise<Map<string, num
   }
 }
 
-function formatOf(configJson: JsonObject): 'original' | 'native' {
+/** @throws InputError `already_quantized` for packed weights of others */
+export function formatOf(configJson: JsonObject): 'original' | 'native' {
   const quantization = configJson.quantization_config;
   if (quantization === undefined || quantization === null) return 'original';
   const method = isJsonObject(quantization) ? quantization.quant_method : quantization;
@@ -103,7 +114,7 @@ function nameSome(names: Iterable<string>): string {
 }
 
 async function readShards(
-  store: Store,
+  store: ReadableStore,
   prefix: string,
   files: ReadonlyMap<string, number>,
 ): Promise<{ tensors: Map<string, TensorInfo>; weightBytes: number }> {
@@ -119,17 +130,7 @@ async function readShards(
     );
   }
   const shardOf = checkedWeightMap(index.weight_map);
-  const shards = new Set([...shardOf.values()].sort());
-  const absent = [...shards].filter((shard) => !files.has(shard));
-  if (absent.length > 0) {
-    const present = [...files.keys()].filter((path) => path.endsWith('.safetensors'));
-    throw new InputError(
-      'missing_shard',
-      `${indexFile} names ${shards.size} shards, but ${nameSome(absent)} is not there; ` +
-        `the folder holds ${nameSome(present)}. Copy what is missing.`,
-      absent[0],
-    );
-  }
+  const shards = checkedShards(shardOf, files);
   const { tensors, weightBytes } = await readWeights(store, prefix, shards);
   for (const [name, shard] of shardOf) {
     const key = tensors.get(name)?.key;
@@ -143,6 +144,25 @@ async function readShards(
     }
   }
   return { tensors, weightBytes };
+}
+
+/** Checks an index before the shards are there.  @param paths of the folder's files   @throws InputError as `openModelFolder` */
+export function checkIndex(index: JsonObject, paths: Iterable<string>): void {
+  checkedShards(checkedWeightMap(index.weight_map), new Map([...paths].map((path) => [path, 0])));
+}
+
+/** The files that an index names, all of which are there. */
+function checkedShards(shardOf: ReadonlyMap<string, string>, files: ReadonlyMap<string, number>): Set<string> {
+  const shards = new Set([...shardOf.values()].sort());
+  const absent = [...shards].filter((shard) => !files.has(shard));
+  if (absent.length === 0) return shards;
+  const present = [...files.keys()].filter((path) => path.endsWith('.safetensors'));
+  throw new InputError(
+    'missing_shard',
+    `${indexFile} names ${shards.size} shards, but ${nameSome(absent)} is not there; ` +
+      `the folder holds ${nameSome(present)}. Copy what is missing.`,
+    absent[0],
+  );
 }
 
 function indexMismatch(tensor: string, what: string): InputError {
@@ -177,7 +197,7 @@ function checkedWeightMap(value: unknown): Map<string, string> {
 }
 
 async function readWeights(
-  store: Store,
+  store: ReadableStore,
   prefix: string,
   paths: ReadonlySet<string>,
 ): Promise<{ tensors: Map<string, TensorInfo>; weightBytes: number }> {

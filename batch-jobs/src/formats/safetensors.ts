@@ -11,7 +11,7 @@
 import { InputError, messageOf } from '../errors.ts';
 import type { FloatDtype } from '../numeric/dtypes.ts';
 import { toFloat32 } from '../numeric/dtypes.ts';
-import type { Store } from '../storage/store.ts';
+import type { ReadableStore, Store } from '../storage/store.ts';
 import { describeJson, isJsonObject } from './json.ts';
 
 /** Bytes of one element. */
@@ -65,19 +65,54 @@ const metadataName = '__metadata__';
  * Reads and checks the header of a file.
  * @throws InputError, one code for each way a file can be wrong, naming the file and, where there is one, the tensor
  */
-export async function openSafetensors(store: Store, key: string): Promise<SafetensorsFile> {
+export async function openSafetensors(store: ReadableStore, key: string): Promise<SafetensorsFile> {
   const found = await store.head(key);
   if (found === null) throw new InputError('missing_file', `There is no file ${key}.`, key);
   const { sizeBytes } = found;
-  if (sizeBytes < lengthBytes) {
-    throw invalid('safetensors_too_short', key, `it has ${sizeBytes} bytes; the length of the header alone takes 8`);
-  }
-  const prefix = await readRange(store, key, 0, lengthBytes);
-  const claimedBytes = new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true);
-  const headerBytes = checkedHeaderBytes(claimedBytes, sizeBytes, key);
-  const dataStart = lengthBytes + headerBytes;
-  const header = parseHeader(await readRange(store, key, lengthBytes, dataStart), key);
+  checkLongEnough(sizeBytes, key);
+  const dataStart = dataStartOf(await readRange(store, key, 0, lengthBytes), sizeBytes, key);
+  return readHeader(await readRange(store, key, lengthBytes, dataStart), key, dataStart, sizeBytes);
+}
 
+/**
+ * Checks the header of a file that comes in piece by piece, as soon as there is enough of it.
+ * @param key what errors call the file   @returns to be called with each piece; throws InputError as `openSafetensors`
+ */
+export function checkIncomingHeader(key: string, sizeBytes: number): (piece: Uint8Array) => void {
+  checkLongEnough(sizeBytes, key);
+  let pieces: Uint8Array[] = [];
+  let length = 0;
+  let dataStart: number | null = null;
+  let isChecked = false;
+  return (piece) => {
+    if (isChecked) return;
+    // A piece may change once the next is asked for.
+    pieces.push(piece.slice(0, (dataStart ?? maxHeaderBytes + lengthBytes) - length));
+    length += piece.length;
+    if (length < (dataStart ?? lengthBytes)) return;
+    const bytes = Buffer.concat(pieces);
+    dataStart ??= dataStartOf(bytes, sizeBytes, key);
+    pieces = [bytes];
+    if (length < dataStart) return;
+    readHeader(bytes.subarray(lengthBytes, dataStart), key, dataStart, sizeBytes);
+    isChecked = true;
+    pieces = [];
+  };
+}
+
+function checkLongEnough(sizeBytes: number, key: string): void {
+  if (sizeBytes >= lengthBytes) return;
+  throw invalid('safetensors_too_short', key, `it has ${sizeBytes} bytes; the length of the header alone takes 8`);
+}
+
+/** @param begin the file's first bytes, 8 or more */
+function dataStartOf(begin: Uint8Array, sizeBytes: number, key: string): number {
+  const claimedBytes = new DataView(begin.buffer, begin.byteOffset).getBigUint64(0, true);
+  return lengthBytes + checkedHeaderBytes(claimedBytes, sizeBytes, key);
+}
+
+function readHeader(bytes: Uint8Array, key: string, dataStart: number, sizeBytes: number): SafetensorsFile {
+  const header = parseHeader(bytes, key);
   const { [metadataName]: metadata = {}, ...entries } = header;
   const infos = Object.entries(entries).map(([name, entry]) => checkedTensor(name, entry, key, dataStart, sizeBytes));
   infos.sort((a, b) => a.start - b.start || a.end - b.end);
@@ -212,7 +247,7 @@ function invalid(code: string, key: string, what: string, options: ErrorOptions 
   return new InputError(code, `${key} is not a valid safetensors file: ${what}.`, tensor ?? key, options);
 }
 
-async function readRange(store: Store, key: string, start: number, end: number): Promise<Uint8Array> {
+async function readRange(store: ReadableStore, key: string, start: number, end: number): Promise<Uint8Array> {
   const bytes = await store.get(key, { start, end });
   if (bytes === null || bytes.length !== end - start) throw fileChanged(key);
   return bytes;

@@ -1,5 +1,5 @@
 /** The tokens that a model calls by a role, from `tokenizer_config.json`, else the older `special_tokens_map.json`. */
-import type { Store } from '../storage/store.ts';
+import type { ReadableStore } from '../storage/store.ts';
 import { isJsonObject, readJsonObject } from './json.ts';
 import type { JsonObject } from './json.ts';
 
@@ -13,7 +13,7 @@ type Name = `${(typeof roles)[number]}_token`;
  * @returns the text of each token that is given; null for one that the model says it does not have
  */
 export async function readSpecialTokens(
-  store: Store,
+  store: ReadableStore,
   prefix: string,
   tokenizerConfig: JsonObject,
 ): Promise<ReadonlyMap<Name, string | null>> {

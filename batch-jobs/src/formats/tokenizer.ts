@@ -5,7 +5,7 @@
  */
 import { PreTokenizer, Tokenizer as LibraryTokenizer } from '@huggingface/tokenizers';
 import { InputError, messageOf } from '../errors.ts';
-import type { Store } from '../storage/store.ts';
+import type { ReadableStore } from '../storage/store.ts';
 import { describeJson, isJsonObject, readJsonObject } from './json.ts';
 import type { JsonObject } from './json.ts';
 import { maxTokenizerConfigBytes, readSpecialTokens } from './special-tokens.ts';
@@ -35,7 +35,7 @@ const modelTypes: readonly unknown[] = ['BPE', 'Unigram', 'WordPiece'];
  * they exist.
  * @param prefix ends in a slash, or is empty   @throws InputError when tokenizer.json is missing, damaged or unsupported
  */
-export async function openTokenizer(store: Store, prefix: string): Promise<Tokenizer> {
+export async function openTokenizer(store: ReadableStore, prefix: string): Promise<Tokenizer> {
   const key = prefix + tokenizerFile;
   const json = await readJsonObject(store, key, maxTokenizerBytes);
   if (json === null) throw new InputError('missing_file', `The model folder has no ${tokenizerFile}.`, tokenizerFile);

@@ -39,6 +39,14 @@ interface StoredTensor {
  * @throws InputError `missing_tensor`, `tensor_shape`, `vocab_mismatch` or `unexpected_tensor`
  */
 export function checkTensors(config: DecoderConfig, tensors: ReadonlyMap<string, StoredTensor>): void {
+  for (const problem of tensorProblems(config, tensors)) throw problem;
+}
+
+/** All that `checkTensors` would throw, one after another. */
+export function* tensorProblems(
+  config: DecoderConfig,
+  tensors: ReadonlyMap<string, StoredTensor>,
+): Generator<InputError> {
   const wanted = tensorShapes(config);
   for (const [name, shape] of wanted) {
     const found = tensors.get(name);
@@ -47,21 +55,23 @@ export function checkTensors(config: DecoderConfig, tensors: ReadonlyMap<string,
         name === headName
           ? ' If the head is tied to the embedding, config.json needs "tie_word_embeddings": true.'
           : '';
-      throw new InputError(
+      yield new InputError(
         'missing_tensor',
         `The weights hold no tensor "${name}", which config.json asks for with shape [${shape.join(', ')}].${hint}`,
         name,
       );
+      continue;
     }
     if (found.shape.length === shape.length && found.shape.every((size, axis) => size === shape[axis])) continue;
     if ((name === embeddingName || name === headName) && found.shape[0] !== config.vocabSize) {
-      throw new InputError(
+      yield new InputError(
         'vocab_mismatch',
         `config.json says vocab_size ${config.vocabSize}, but "${name}" has ${found.shape[0]} rows. Set vocab_size to the embedding's rows, or use the weights that belong to this config.`,
         'vocab_size',
       );
+      continue;
     }
-    throw new InputError(
+    yield new InputError(
       'tensor_shape',
       `"${name}" has shape [${found.shape.join(', ')}]; config.json asks for [${shape.join(', ')}]. The config and the weights are not of the same model.`,
       name,
@@ -70,7 +80,7 @@ export function checkTensors(config: DecoderConfig, tensors: ReadonlyMap<string,
   for (const name of tensors.keys()) {
     // Rotary tables and a stored copy of a tied head are derived from what is read already.
     if (wanted.has(name) || name.endsWith('.rotary_emb.inv_freq') || name === headName) continue;
-    throw new InputError(
+    yield new InputError(
       'unexpected_tensor',
       `The weights hold "${name}", which ${config.architecture} does not have. ${isLinear(name) ? 'num_hidden_layers may be too low.' : 'The model may be of another family than config.json says.'}`,
       name,

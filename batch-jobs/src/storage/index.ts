@@ -18,7 +18,7 @@ export {
   readNumbered,
   type NumberedEntry,
 } from './numbered-log.ts';
-export { InputError, messageOf } from '../errors.ts';
+export { InputError, messageOf, TransientError } from '../errors.ts';
 export { contentFingerprint, folderFingerprint } from './fingerprint.ts';
 
 /**

@@ -28,6 +28,9 @@ export interface Store {
   readonly direct?: DirectAccess;
 }
 
+/** What looking at files takes. */
+export type ReadableStore = Pick<Store, 'get' | 'head' | 'list'>;
+
 /** A request that a client may send to the store itself. */
 export interface DirectRequest {
   readonly url: string;

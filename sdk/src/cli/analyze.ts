@@ -3,7 +3,7 @@ import { analysisSchema, schemeSchema, trainingSchema } from 'cherryq/contract';
 import { z } from 'zod';
 import { analyze } from '../node.ts';
 import { command } from './command.ts';
-import { flagsOf, givenFlags, trainingFlags } from './flags.ts';
+import { flagsOf, givenFlags, modelFlag, trainingFlags } from './flags.ts';
 import { interruptible, printAnalysis, printFolder } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
@@ -18,11 +18,7 @@ export const analyzeCommand = (io: Io) =>
     summary: 'Show where the important weights of a model are',
     examples: ['cherryq analyze ./model --calibration train.txt --others code.txt,chats.jsonl --out ./analysis'],
     args: {
-      model: {
-        type: 'positional',
-        required: true,
-        description: 'Model folder in the format of Hugging Face, or id of an uploaded model',
-      },
+      model: modelFlag,
       out: { type: 'string', required: true, valueHint: 'DIR', description: 'Folder for the report and the figures' },
       calibration: {
         type: 'string',

@@ -2,7 +2,15 @@
 import { axesSchema, trainingSchema, type Axes, type Scheme } from 'cherryq/contract';
 import { compare } from '../node.ts';
 import { command } from './command.ts';
-import { evaluationFlags, evaluationTokensFlag, flagsOf, givenFlags, parseEvaluation, trainingFlags } from './flags.ts';
+import {
+  evaluationFlags,
+  evaluationTokensFlag,
+  flagsOf,
+  givenFlags,
+  modelFlag,
+  parseEvaluation,
+  trainingFlags,
+} from './flags.ts';
 import { interruptible, printComparison, printFolder } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
@@ -31,11 +39,7 @@ export const compareCommand = (io: Io) =>
       'cherryq compare ./model --method rtn,cherryq --bits 2,3,4 --group-size 64,128 --calibration train.txt --evaluation test.txt --out ./comparison',
     ],
     args: {
-      model: {
-        type: 'positional',
-        required: true,
-        description: 'Model folder in the format of Hugging Face, or id of an uploaded model',
-      },
+      model: modelFlag,
       out: { type: 'string', required: true, valueHint: 'DIR', description: 'Folder for the report and the figures' },
       calibration: {
         type: 'string',

@@ -2,7 +2,7 @@
 import { schemeSchema, trainingSchema } from 'cherryq/contract';
 import { compress } from '../node.ts';
 import { command } from './command.ts';
-import { evaluationFlags, givenFlags, parseEvaluation, schemeFlags, trainingFlags } from './flags.ts';
+import { evaluationFlags, givenFlags, modelFlag, parseEvaluation, schemeFlags, trainingFlags } from './flags.ts';
 import { interruptible, printFolder, printOutcome } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
@@ -10,11 +10,7 @@ import { serverFlags, withServer } from './server.ts';
 
 /** What is compressed, and how; `cherryq estimate` takes the same. */
 export const compressFlags = {
-  model: {
-    type: 'positional',
-    required: true,
-    description: 'Model folder in the format of Hugging Face, or id of an uploaded model',
-  },
+  model: modelFlag,
   calibration: {
     type: 'string',
     valueHint: 'FILE',
@@ -44,6 +40,7 @@ export const compressCommand = (io: Io) =>
     summary: 'Compress a model',
     examples: [
       'cherryq compress ./model --bits 3 --calibration train.txt --evaluation test.txt --out ./compressed',
+      'cherryq compress hf://HuggingFaceTB/SmolLM2-135M --method rtn --bits 4 --group-size row --out ./rounded',
       'cherryq compress ./model --method rtn --bits 4 --group-size row --out ./rounded',
     ],
     args: {

@@ -23,7 +23,7 @@ export const evaluateCommand = (io: Io) =>
       model: {
         type: 'positional',
         required: false,
-        description: 'Folder of an original or a compressed model, or id of an uploaded one',
+        description: 'Folder of an original or a compressed model, id of an uploaded one, or hf:// or s3:// address',
       },
       job: {
         type: 'string',

@@ -92,6 +92,14 @@ const evaluationOptions = z.object({
   maxDivergence: evaluationSchema.shape.limits.unwrap().shape.divergence,
 });
 
+/** A model to work on, wherever it is. */
+export const modelFlag = {
+  type: 'positional',
+  required: true,
+  description:
+    'Model folder in the format of Hugging Face, id of an uploaded model, or hf://owner/name@revision or s3://bucket/prefix for the server to import',
+} as const;
+
 export const evaluationFlags = {
   ...flagsOf(evaluationOptions, {
     evaluationTokens: 'Tokens to measure on; all when absent',

@@ -28,6 +28,16 @@ export function createProgress(io: Io, enabled: boolean, now: () => number = Dat
   const paint = paintFor(io.stderr, io.env);
   let shownAt = -Infinity;
   let lineOpen = false;
+  let transferred: { what: string; fromBytes: number; sinceMs: number } | null = null;
+
+  /** `  12.5 MB/s  40 s left`, once that can be said. */
+  function paceOf(from: NonNullable<typeof transferred>, doneBytes: number, totalBytes: number): string {
+    const seconds = (now() - from.sinceMs) / 1000;
+    const bytesPerSecond = (doneBytes - from.fromBytes) / seconds;
+    if (seconds < 1 || !(bytesPerSecond > 0) || doneBytes >= totalBytes) return '';
+    const left = formatSeconds((totalBytes - doneBytes) / bytesPerSecond);
+    return `  ${formatBytes(bytesPerSecond)}/s  ${left} left`;
+  }
 
   function clear(): void {
     if (lineOpen) io.stderr.write('\r\u001B[2K');
@@ -52,7 +62,9 @@ export function createProgress(io: Io, enabled: boolean, now: () => number = Dat
     end: clear,
     transfer(what, doneBytes, totalBytes) {
       const fraction = totalBytes === 0 ? 1 : doneBytes / totalBytes;
-      const sizes = `${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}`;
+      if (transferred?.what !== what || doneBytes < transferred.fromBytes)
+        transferred = { what, fromBytes: doneBytes, sinceMs: now() };
+      const sizes = `${formatBytes(doneBytes)} of ${formatBytes(totalBytes)}${paceOf(transferred, doneBytes, totalBytes)}`;
       show((drawBar) => `${what.padEnd(8)} ${drawBar(fraction)}${sizes}`, fraction === 1 && !live);
     },
     steps(what, done, total) {

@@ -13,6 +13,7 @@ const serveOptions = z.object({
   port: z.int().min(0).max(65_535).default(7433),
   concurrency: z.int().min(1).max(64).default(1),
   retentionDays: z.int().min(1).max(36_500).optional(),
+  abandonedDays: z.int().min(1).max(36_500).default(7),
 });
 
 export const serveCommand = (io: Io) =>
@@ -25,6 +26,7 @@ export const serveCommand = (io: Io) =>
         host: 'Address to listen on; any but loopback asks each request for a key (cherryq keys create)',
         port: 'Port; 0 takes a free one',
         concurrency: 'Jobs at the same time; on WebAssembly each uses one core',
+        abandonedDays: 'Delete uploads that were begun so many days ago and are not complete',
         retentionDays: 'Delete jobs that ended so many days ago; without it they are kept',
       }),
       'data-dir': serverFlags['data-dir'],

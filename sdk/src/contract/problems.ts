@@ -12,6 +12,7 @@ export const problemCodes = {
   payload_too_large: 413,
   range_not_satisfiable: 416,
   content_mismatch: 422,
+  invalid_model: 422,
   idempotency_mismatch: 422,
   does_not_fit: 422,
   too_many_requests: 429,

@@ -20,6 +20,19 @@ export const createUploadSchema = z.strictObject({
     .refine((files) => new Set(files.map((file) => file.path)).size === files.length, 'names the same path twice'),
 });
 
+/** A model that the server fetches by itself. */
+export const importModelSchema = z.strictObject({
+  /** `hf://owner/name@revision`, `s3://bucket/prefix`, or, of a server on the same machine, `file:///folder`. */
+  source: z
+    .string()
+    .max(1000)
+    .regex(/^(hf|s3|file):\/\/./, 'is not hf://owner/name@revision, s3://bucket/prefix or file:///folder'),
+  /** Default: the last part of the source. */
+  name: z.string().min(1).max(200).optional(),
+});
+
+export const createModelSchema = z.union([createUploadSchema, importModelSchema]);
+
 export const requestPartsSchema = z.strictObject({
   path: filePathSchema,
   parts: z
@@ -52,10 +65,7 @@ export const partUploadSchema = z.object({
 const uploadFields = {
   id: idSchema,
   name: z.string(),
-  status: z.enum(['uploading', 'ready']),
   createdAt: timestampSchema,
-  /** SHA-256 over the sorted `path sha256` lines: equal for equal content, so a client can find what it uploaded before. */
-  fingerprint: sha256Schema,
   sizeBytes: z.number().int(),
   files: z.array(
     uploadFileSchema.extend({
@@ -66,8 +76,37 @@ const uploadFields = {
   ),
 };
 
-export const modelSchema = z.object({ object: z.literal('model'), ...uploadFields });
-export const datasetSchema = z.object({ object: z.literal('dataset'), ...uploadFields });
+/** Where a model was imported from. */
+export const modelSourceSchema = z.object({
+  url: z.string(),
+  /** Commit that a revision of the Hub was pinned to; null elsewhere. */
+  revision: z.string().nullable(),
+});
+
+export const modelSchema = z.object({
+  object: z.literal('model'),
+  ...uploadFields,
+  /** `importing`: the server fetches it, and `files` are those that it has. */
+  status: z.enum(['uploading', 'importing', 'ready', 'failed']),
+  /**
+   * SHA-256 over the sorted `path sha256` lines: equal for equal content, so a client can find what it uploaded before. Null until
+   * an import is ready.
+   */
+  fingerprint: sha256Schema.nullable(),
+  /** Null: it was uploaded. */
+  source: modelSourceSchema.nullable(),
+  /** Of an import: what is there of `sizeBytes`. */
+  importedBytes: z.number().int().nullable(),
+  /** Why an import failed. */
+  error: z.object({ code: z.string(), message: z.string(), param: z.string().nullable() }).nullable(),
+});
+export const datasetSchema = z.object({
+  object: z.literal('dataset'),
+  ...uploadFields,
+  status: z.enum(['uploading', 'ready']),
+  /** As a model's. */
+  fingerprint: sha256Schema,
+});
 
 export const listUploadsQuerySchema = z.strictObject({
   limit: z.coerce.number().int().min(1).max(100).default(20),
@@ -78,5 +117,7 @@ export const listUploadsQuerySchema = z.strictObject({
 export type PartUpload = z.infer<typeof partUploadSchema>;
 export type UploadFile = z.infer<typeof uploadFileSchema>;
 export type CreateUpload = z.input<typeof createUploadSchema>;
+export type ImportModel = z.input<typeof importModelSchema>;
+export type ModelSource = z.infer<typeof modelSourceSchema>;
 export type Model = z.infer<typeof modelSchema>;
 export type Dataset = z.infer<typeof datasetSchema>;

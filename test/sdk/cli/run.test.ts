@@ -11,6 +11,7 @@ import type { Command } from '../../../sdk/src/cli/command.ts';
 import { rootCommand, runCli } from '../../../sdk/src/cli/run.ts';
 import { storeWorker, until } from '../../support/api.ts';
 import { listen } from '../../support/listen.ts';
+import { tinySources } from '../../support/tiny-model.ts';
 import { jobId, problem } from '../support.ts';
 import { memoryIo } from './memory-io.ts';
 
@@ -41,7 +42,7 @@ async function openServer() {
   onTestFinished(server.close);
   const client = new CherryQ({ baseUrl: server.url });
   const createJob = async (...plan: string[]): Promise<Job> => {
-    const { id } = await client.models.upload({ name: 'tiny', files: [{ path: 'config.json', content: '{}' }] });
+    const { id } = await client.models.upload({ name: 'tiny', files: await tinySources() });
     return client.jobs.create({ modelId: id, scheme: { method: 'rtn' }, metadata: { plan: JSON.stringify(plan) } });
   };
   return { dataDir, server, client, createJob };
