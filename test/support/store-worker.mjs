@@ -16,8 +16,11 @@ function put(path, value) {
   // Whole or not at all, and never over another's.
   const temporary = join(root, '.tmp', `${process.pid}`);
   writeFileSync(temporary, value);
-  linkSync(temporary, file);
-  rmSync(temporary);
+  try {
+    linkSync(temporary, file);
+  } finally {
+    rmSync(temporary);
+  }
 }
 
 function numbers(path) {
@@ -33,15 +36,36 @@ function append(path, digits, extension, value) {
 const time = () => new Date().toISOString();
 const event = (fields) => append('events', 8, '.ndjson', { time: time(), ...fields });
 
-mkdirSync(join(folder, 'state'), { recursive: true });
-const states = readdirSync(join(folder, 'state')).map((name) =>
-  JSON.parse(readFileSync(join(folder, 'state', name), 'utf8')),
-);
-const attempt = Math.max(0, ...states.map((state) => state.attempt)) + 1;
-const state = (status, more = {}) =>
-  append('state', 6, '.json', { status, time: time(), attempt, by: 'worker', ...more });
+/** The newest state and its number; `null` before the first. */
+function latest() {
+  const number = Math.max(0, ...numbers('state'));
+  return number === 0 ? null : { number, ...JSON.parse(readFileSync(stateFile(number), 'utf8')) };
+}
+const stateName = (number) => `state/${String(number).padStart(6, '0')}.json`;
+const stateFile = (number) => join(folder, stateName(number));
 
-state('running');
+/** Follows the state that was looked at, or nothing: a job that was cancelled meanwhile stays so.  @returns whether it did */
+function follow(before, value) {
+  try {
+    put(stateName((before?.number ?? 0) + 1), `${JSON.stringify({ time: time(), by: 'worker', ...value })}\n`);
+    return true;
+  } catch (error) {
+    if (error.code === 'EEXIST') return false;
+    throw error;
+  }
+}
+
+/** @returns its number; the process ends if the job waits for no worker any more */
+function claimAttempt() {
+  for (;;) {
+    const before = latest();
+    if (before && !['queued', 'running'].includes(before.status)) process.exit(0);
+    const attempt = (before?.attempt ?? 0) + 1;
+    if (follow(before, { status: 'running', attempt })) return attempt;
+  }
+}
+
+const attempt = claimAttempt();
 event({ type: 'job.started', attempt, engine: 'none', engineReason: 'a test', resumedFromStep: null });
 appendFileSync(join(root, 'worker.log'), `${spec.id} ${attempt} ${process.pid}\n`);
 
@@ -119,7 +143,9 @@ switch (action) {
       evaluatedTokens: 0,
       seconds: 0.1,
     };
-    state('succeeded', { result });
+    const before = latest();
+    if (before.attempt !== attempt || before.status !== 'running') process.exit(75);
+    if (!follow(before, { status: 'succeeded', attempt, result })) process.exit(75);
     event({ type: 'job.succeeded', result, analysisResult: null });
     process.exit(0);
   }

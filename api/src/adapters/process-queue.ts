@@ -71,10 +71,10 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
   const waiting = new Map<string, JobRef>();
   const running = new Map<string, Run>();
   const ends = new Set<Promise<void>>();
-  let closed = false;
+  const closing = new AbortController();
 
   function startNext(): void {
-    while (!closed && running.size < concurrency) {
+    while (!closing.signal.aborted && running.size < concurrency) {
       // One that was paused and resumed may wait while its last worker is still stopping.
       const job = [...waiting.values()].find(({ prefix }) => !running.has(prefix));
       if (job === undefined) return;
@@ -90,9 +90,9 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
     }
   }
 
-  /** Works on a job; when the store fails (a full disk, say), the job must not be left without anyone to go on. */
+  /** Works on a job; when the store fails (a full disk, say), the job must not be left without anyone to go on, or to finish it. */
   async function persist(run: Run): Promise<void> {
-    const { signal } = run.stop;
+    const { signal } = closing;
     do {
       try {
         return await work(run);
@@ -194,7 +194,7 @@ export function createProcessQueue(options: ProcessQueueOptions): ProcessQueue {
     check: () => Promise.resolve(),
 
     async close({ graceMs: killAfterMs }) {
-      closed = true;
+      closing.abort();
       waiting.clear();
       for (const run of running.values()) halt(run, killAfterMs);
       await Promise.all(ends);
