@@ -16,6 +16,7 @@ import type { z } from 'zod';
 import { decodeJson, jobRef } from './job-log.ts';
 import type { JobReader } from './job-reader.ts';
 import { idsNewestFirst } from './newest-first.ts';
+import { ProblemError } from './problems.ts';
 import type { Store } from './ports.ts';
 import type { Upload } from './uploads.ts';
 
@@ -30,7 +31,7 @@ export interface EstimatedJob {
 }
 
 export interface Estimator {
-  /** @throws InputError for a model that the trainer does not read */
+  /** @throws InputError for a model that the trainer does not read, ProblemError (400) for a machine that there is not */
   estimate(tenant: string, job: EstimatedJob): Promise<Estimate>;
 }
 
@@ -71,12 +72,14 @@ export function createEstimator({
     throw new InputError('bad_config', 'The model has no config.json that holds an object.', 'modelId');
   }
 
-  /** How the tenant's last jobs went: those of the same method, if there are any. */
+  /**
+   * How the tenant's last jobs went: those of the same method, if there are any.
+   * @returns their speed over that of their machine's entry, so that it tells something of other machines too
+   */
   async function historyOf(
     tenant: string,
     { kind, scheme }: EstimatedJob['request'],
-    startSeconds: number,
-  ): Promise<{ operationsPerSecond: number | null; engine: EngineName | null }> {
+  ): Promise<{ speed: number | null; engine: EngineName | null }> {
     const ids = await idsNewestFirst(store, tenant, 'jobs', { after: undefined, limit: lookedThrough });
     const [alike, all]: [number[], number[]] = [[], []];
     let engine: EngineName | null = null;
@@ -86,19 +89,27 @@ export function createEstimator({
       const outcome = ended?.result ?? ended?.analysisResult;
       if (!record?.spec.estimate || !outcome || ended?.status !== 'succeeded') continue;
       engine ??= engineNames.find((name) => name === outcome.engine) ?? null;
-      const rate = record.spec.estimate.operations / Math.max(leastSeconds, outcome.seconds - startSeconds);
-      all.push(rate);
-      if (record.spec.kind === kind && record.spec.scheme.method === scheme.method) alike.push(rate);
+      const ran = machines.find(({ name }) => name === record.spec.machine) ?? machines[0];
+      if (ran === undefined) continue;
+      const seconds = Math.max(leastSeconds, outcome.seconds - ran.startSeconds);
+      const speed = record.spec.estimate.operations / seconds / ran.operationsPerSecond;
+      all.push(speed);
+      if (record.spec.kind === kind && record.spec.scheme.method === scheme.method) alike.push(speed);
     }
-    const rates = (alike.length > 0 ? alike : all).slice(0, learnedFrom).sort((a, b) => a - b);
-    return { operationsPerSecond: rates[Math.floor(rates.length / 2)] ?? null, engine };
+    const speeds = (alike.length > 0 ? alike : all).slice(0, learnedFrom).sort((a, b) => a - b);
+    return { speed: speeds[Math.floor(speeds.length / 2)] ?? null, engine };
   }
 
   return {
     async estimate(tenant, { request, model, modelPrefix, calibration, evaluation, analysis }) {
+      if (request.machine !== undefined && !machines.some(({ name }) => name === request.machine))
+        throw new ProblemError(
+          'invalid_request',
+          `machine: there is no ${request.machine}; there is ${machines.map(({ name }) => name).join(', ')}. Leave it out for the cheapest that fits`,
+          { param: 'machine' },
+        );
       const configJson = await configOf(modelPrefix);
-      const history = await historyOf(tenant, request, machines[0]?.startSeconds ?? 0);
-      const { operationsPerSecond: rate } = history;
+      const history = await historyOf(tenant, request);
       const texts = [calibration, ...analysis].filter((text) => text !== null);
       const plans = machines.map((machine) => {
         const plan = planJob({
@@ -110,31 +121,37 @@ export function createEstimator({
           // Which of a machine's engines runs, only jobs tell.
           engine: machine.deviceBytes === null ? (history.engine ?? machine.engine) : machine.engine,
         });
-        const seconds = machine.startSeconds + plan.operations / (rate ?? machine.operationsPerSecond);
-        return { machine, plan, seconds, fits: fits(plan, machine) };
+        const seconds = machine.startSeconds + plan.operations / ((history.speed ?? 1) * machine.operationsPerSecond);
+        const dollars = machine.dollarsPerHour === null ? null : (machine.dollarsPerHour * seconds) / 3600;
+        return { machine, plan, seconds, dollars, fits: fits(plan, machine) };
       });
-      const chosen = plans.find((each) => each.fits) ?? plans.at(-1);
+      const fitting = plans.filter((each) => each.fits).sort((a, b) => priceOf(a) - priceOf(b));
+      const chosen =
+        request.machine === undefined
+          ? (fitting[0] ?? plans.at(-1))
+          : plans.find(({ machine }) => machine.name === request.machine);
       if (chosen === undefined) throw new Error('there is no machine to estimate for');
       const { hostBytes, deviceBytes, diskBytes, outputBytes, operations, parameters } = chosen.plan;
       return {
         object: 'estimate',
         allowed: chosen.fits,
-        reason: chosen.fits ? null : reasonOf(model, chosen.plan, chosen.machine),
+        reason: chosen.fits ? null : reasonOf(model, chosen.plan, chosen.machine, fitting[0]?.machine),
         parameters,
+        machine: chosen.machine.name,
         hostBytes,
         deviceBytes,
         diskBytes,
         outputBytes,
         operations,
         seconds: chosen.seconds,
-        secondsBasis: rate === null ? 'assumed' : 'measured',
-        machines: plans.map(({ machine, plan, seconds, fits: isEnough }) => ({
+        secondsBasis: history.speed === null ? 'assumed' : 'measured',
+        machines: plans.map(({ machine, plan, seconds, dollars, fits: isEnough }) => ({
           name: machine.name,
           fits: isEnough,
           hostBytes: plan.hostBytes,
           deviceBytes: machine.deviceBytes === null ? null : plan.deviceBytes,
           seconds,
-          dollars: machine.dollarsPerHour === null ? null : (machine.dollarsPerHour * seconds) / 3600,
+          dollars,
         })),
       };
     },
@@ -157,13 +174,23 @@ function fits({ hostBytes, deviceBytes }: JobPlan, machine: Machine): boolean {
   return hostBytes <= tolerance * machine.hostBytes && deviceBytes <= tolerance * (machine.deviceBytes ?? 0);
 }
 
-function reasonOf(model: Upload, plan: JobPlan, { name, hostBytes, deviceBytes }: Machine): string {
+/** What has no price comes after what has one, in the order of the configuration. */
+const priceOf = ({ dollars }: { dollars: number | null }): number => dollars ?? Number.MAX_VALUE;
+
+/** @param fitting the cheapest machine that would do */
+function reasonOf(
+  model: Upload,
+  plan: JobPlan,
+  { name, hostBytes, deviceBytes }: Machine,
+  fitting: Machine | undefined,
+): string {
   const onDevice = plan.deviceBytes > tolerance * (deviceBytes ?? 0);
   const [kind, needed, there] = onDevice
     ? ['GPU memory', plan.deviceBytes, deviceBytes ?? 0]
     : ['memory', plan.hostBytes, hostBytes];
   return (
     `${model.name} needs about ${gigabytes(needed)} of ${kind} with these settings, and ${name} has ${gigabytes(there)}. ` +
+    (fitting === undefined ? '' : `It fits on machine ${fitting.name}. `) +
     'training.moments bfloat16, training.momentsIn file, training.mode blockWise, a smaller training.batchSize or sequenceLength take less; method rtn takes hardly any'
   );
 }

@@ -98,6 +98,7 @@ export function jobView({ spec, states, progress }: JobRecord): Job {
     metadata: spec.metadata,
     retryOf: spec.retryOf,
     estimate: spec.estimate,
+    machine: spec.machine,
     createdAt: spec.createdAt,
     startedAt: states.find((state) => state.status === 'running')?.time ?? null,
     finishedAt: ended?.time ?? null,
@@ -173,7 +174,10 @@ export function createJobs(deps: {
         if (error instanceof InputError) return null;
         throw error;
       });
-      if (estimate?.reason) throw new ProblemError('does_not_fit', estimate.reason, { param: 'training' });
+      if (estimate?.reason)
+        throw new ProblemError('does_not_fit', estimate.reason, {
+          param: request.machine === undefined ? 'training' : 'machine',
+        });
       return start(tenant, {
         ...request,
         id,
@@ -189,6 +193,7 @@ export function createJobs(deps: {
         retryOf: null,
         checkpointsFrom: null,
         estimate: estimate && keptOf(estimate),
+        machine: request.machine ?? estimate?.machine ?? null,
       });
     },
 
@@ -394,7 +399,7 @@ function fits(job: Job, { status, kind, modelId, metadata }: Omit<JobQuery, 'lim
 /** Looks up what a request refers to. @throws ProblemError (404, 409, 400) naming the field */
 async function inputsOf(
   tenant: string,
-  request: JobRequest,
+  request: Omit<JobRequest, 'machine'>,
   models: Uploads,
   datasets: Uploads,
 ): Promise<{

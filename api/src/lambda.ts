@@ -3,11 +3,11 @@
  * Change" events, `reconcile` runs on a schedule. Settings come from the environment:
  *
  *     CHERRYQ_STORE              s3://bucket/prefix
- *     CHERRYQ_BATCH_QUEUE        name or ARN of the job queue
- *     CHERRYQ_BATCH_DEFINITION   name or ARN of the job definition
+ *     CHERRYQ_INSTALL            name of the install, which its Batch jobs are tagged with
+ *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as JSON: a list of the contract's `machineSchema`, each with its
+ *                                `jobQueue` and `jobDefinition` (adapters/batch-queue.ts), the largest last
  *     CHERRYQ_AUTH               `keys` where callers bring API keys; else the front has checked them, by IAM or a JWT
  *     CHERRYQ_LIMITS             what each tenant may use, as JSON (contract: `limitsSchema`); not set: as much as there is
- *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as JSON (contract: `machineSchema`, a list), the one to prefer first
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
@@ -31,24 +31,28 @@ const streamedWindowMs = 55_000;
 const streams = process.env.CHERRYQ_STREAMING === 'on';
 const storeUrl = setting('CHERRYQ_STORE', 's3://bucket/prefix');
 const store = openStore(storeUrl);
+const exampleMachine =
+  '{"name":"g5.2xlarge","engine":"gpu","hostBytes":32e9,"deviceBytes":24e9,"dollarsPerHour":1.2,"operationsPerSecond":4e12,"jobQueue":"a10g","jobDefinition":"a10g-{tenant}"}';
+const machines = jsonSetting(
+  'CHERRYQ_MACHINES',
+  z.array(machineSchema.extend({ jobQueue: z.string(), jobDefinition: z.string() })).min(1),
+  `[${exampleMachine}]`,
+);
+if (machines === undefined) throw missingSetting('CHERRYQ_MACHINES', `[${exampleMachine}]`);
 const queue: BatchQueue = createBatchQueue({
   store,
   storeUrl,
   clock: systemClock,
   logger,
-  jobQueue: setting('CHERRYQ_BATCH_QUEUE', 'the name of a job queue'),
-  jobDefinition: setting('CHERRYQ_BATCH_DEFINITION', 'the name of a job definition'),
+  targets: machines.map(({ name, jobQueue, jobDefinition }) => ({ machine: name, jobQueue, jobDefinition })),
+  installName: setting('CHERRYQ_INSTALL', 'the name of the install'),
 });
 const services = createServices({
   store,
   queue,
   clock: systemClock,
   limits: jsonSetting('CHERRYQ_LIMITS', limitsSchema.partial(), '{"openJobs": 4}'),
-  machines: jsonSetting(
-    'CHERRYQ_MACHINES',
-    z.array(machineSchema).min(1),
-    '[{"name":"g5.2xlarge","engine":"gpu","hostBytes":32e9,"deviceBytes":24e9,"dollarsPerHour":1.2,"operationsPerSecond":4e12}]',
-  ),
+  machines,
 });
 const app = createApp({
   services,
@@ -105,7 +109,11 @@ function retentionDays(): number | null {
 function setting(name: string, example: string): string {
   const value = process.env[name];
   if (value) return value;
-  throw new InputError('missing_setting', `${name} is not set; it must be ${example}. The CDK app sets it.`, name);
+  throw missingSetting(name, example);
+}
+
+function missingSetting(name: string, example: string): InputError {
+  return new InputError('missing_setting', `${name} is not set; it must be ${example}. The CDK app sets it.`, name);
 }
 
 /** To CloudWatch. */

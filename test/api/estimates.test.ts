@@ -115,6 +115,30 @@ describe('an estimate', () => {
     expect(kept?.outputBytes.native).toBeGreaterThan(2e9);
   });
 
+  it('takes the cheapest machine that fits, or the one that the request names, and the job keeps it', async () => {
+    const large = { ...gpu, name: 'g5.16xlarge', hostBytes: 256e9, dollarsPerHour: 4.096 };
+    await open([gpu, large, { ...large, name: 'g6e.8xlarge', dollarsPerHour: 4.529, operationsPerSecond: 8e12 }]);
+    const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(1000)];
+    const request = { modelId, calibrationDatasetId };
+    // Twice as fast at a tenth more by the hour.
+    expect(await estimate(request)).toMatchObject({ allowed: true, machine: 'g6e.8xlarge' });
+    expect(await estimate({ ...request, machine: 'g5.16xlarge' })).toMatchObject({
+      allowed: true,
+      machine: 'g5.16xlarge',
+    });
+    const small = await estimate({ ...request, machine: 'g5.2xlarge' });
+    expect(small).toMatchObject({ allowed: false, machine: 'g5.2xlarge' });
+    expect(small.reason).toContain('It fits on machine g6e.8xlarge.');
+
+    const create = (body: object) => app.request('/v1/jobs', jsonRequest('POST', { ...request, ...body }));
+    expect((await readProblem(await create({ machine: 'g5.2xlarge' }), 'does_not_fit')).param).toBe('machine');
+    const unknown = await readProblem(await create({ machine: 'p9.large' }), 'invalid_request');
+    expect(unknown).toMatchObject({ param: 'machine' });
+    expect(unknown.detail).toContain('there is g5.2xlarge, g5.16xlarge, g6e.8xlarge');
+    expect((await read(await create({}), 202, jobSchema)).machine).toBe('g6e.8xlarge');
+    expect((await read(await create({ machine: 'g5.16xlarge' }), 202, jobSchema)).machine).toBe('g5.16xlarge');
+  });
+
   it('of a model that is not read says so, as of inputs that are not there', async () => {
     await open([gpu]);
     const modelId = await modelOf({ ...llama7b, architectures: ['MambaForCausalLM'] });

@@ -81,8 +81,17 @@ export async function openPrivateInstall(moto: Moto): Promise<PrivateInstall> {
   };
   Object.assign(process.env, aws, {
     CHERRYQ_STORE: `s3://${bucket}/${prefix}`,
-    CHERRYQ_BATCH_QUEUE: 'cherryq-gpus',
-    CHERRYQ_BATCH_DEFINITION: 'cherryq-worker',
+    CHERRYQ_INSTALL: 'cherryq',
+    CHERRYQ_MACHINES: JSON.stringify([
+      {
+        name: 'processors',
+        engine: 'native',
+        hostBytes: 8e9,
+        operationsPerSecond: 80e9,
+        jobQueue: 'cherryq-gpus',
+        jobDefinition: 'cherryq-worker',
+      },
+    ]),
   });
   const functions = (await import(lambdaBundle)) as Functions;
 

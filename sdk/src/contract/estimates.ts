@@ -41,6 +41,8 @@ export const estimateSchema = keptEstimateSchema.extend({
   /** Why not, and what would help. */
   reason: z.string().nullable(),
   parameters: z.number().int(),
+  /** The machine that the figures are for: the one asked for, or the cheapest that fits. */
+  machine: z.string(),
   /** `measured`: by the tenant's last jobs; `assumed`: by the machine's entry in the configuration. */
   secondsBasis: z.enum(['measured', 'assumed']),
   machines: z.array(

@@ -59,6 +59,8 @@ export const createJobSchema = z.strictObject({
   analysis: analysisSchema.prefault({}),
   formats: z.array(z.enum(artifactFormats)).min(1).default(['native', 'hf']),
   metadata: metadataSchema.default({}),
+  /** Name of a machine, as an estimate lists them; absent: the cheapest that fits. */
+  machine: z.string().min(1).max(64).optional(),
 });
 
 /** What `spec.json` holds and the trainer reads: the request with its defaults, and where its inputs lie in the store. */
@@ -83,6 +85,8 @@ export const jobSpecSchema = createJobSchema.extend({
   checkpointsFrom: z.string().nullable().default(null),
   /** What was expected when the job was created; null where nothing could be said. */
   estimate: keptEstimateSchema.nullable().default(null),
+  /** The machine that it runs on; null where the queue chooses. */
+  machine: z.string().nullable().default(null),
 });
 
 export const cancelJobSchema = z.strictObject({
@@ -206,6 +210,8 @@ export const jobSchema = z.object({
   retryOf: idSchema.nullable(),
   /** What was expected when it was created, beside what it took, in the result. */
   estimate: keptEstimateSchema.nullable(),
+  /** The kind of machine that it runs on; null where nothing could be said of it. */
+  machine: z.string().nullable(),
   createdAt: timestampSchema,
   startedAt: timestampSchema.nullable(),
   finishedAt: timestampSchema.nullable(),
