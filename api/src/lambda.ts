@@ -4,8 +4,9 @@
  *
  *     CHERRYQ_STORE              s3://bucket/prefix
  *     CHERRYQ_INSTALL            name of the install, which its Batch jobs are tagged with
- *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as JSON: a list of the contract's `machineSchema`, each with its
- *                                `jobQueue` and `jobDefinition` (adapters/batch-queue.ts), the largest last
+ *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as a list in JSON, the largest last: each a `machine`, which is a
+ *                                name that machines.ts knows or a description (contract: `machineSchema`), and its `jobQueue` and
+ *                                `jobDefinition` (adapters/batch-queue.ts)
  *     CHERRYQ_AUTH               `keys` where callers bring API keys; else the front has checked them, by IAM or a JWT
  *     CHERRYQ_LIMITS             what each tenant may use, as JSON (contract: `limitsSchema`); not set: as much as there is
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
@@ -19,6 +20,7 @@ import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } 
 import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
 import { keyringKeys } from './keyring.ts';
+import { machinesOf } from './machines.ts';
 import { createServices, deleteOldJobs } from './services.ts';
 import { logLine, systemClock, type LogEntry } from './ports.ts';
 import packageJson from '../package.json' with { type: 'json' };
@@ -31,20 +33,21 @@ const streamedWindowMs = 55_000;
 const streams = process.env.CHERRYQ_STREAMING === 'on';
 const storeUrl = setting('CHERRYQ_STORE', 's3://bucket/prefix');
 const store = openStore(storeUrl);
-const exampleMachine =
-  '{"name":"g5.2xlarge","engine":"gpu","hostBytes":32e9,"deviceBytes":24e9,"dollarsPerHour":1.2,"operationsPerSecond":4e12,"jobQueue":"a10g","jobDefinition":"a10g-{tenant}"}';
-const machines = jsonSetting(
-  'CHERRYQ_MACHINES',
-  z.array(machineSchema.extend({ jobQueue: z.string(), jobDefinition: z.string() })).min(1),
-  `[${exampleMachine}]`,
-);
-if (machines === undefined) throw missingSetting('CHERRYQ_MACHINES', `[${exampleMachine}]`);
+const targetSchema = z.strictObject({
+  machine: z.union([z.string(), machineSchema]),
+  jobQueue: z.string(),
+  jobDefinition: z.string(),
+});
+const exampleTargets = '[{"machine":"g5.8xlarge","jobQueue":"a10g","jobDefinition":"a10g-{tenant}"}]';
+const targets = jsonSetting('CHERRYQ_MACHINES', z.array(targetSchema).min(1), exampleTargets);
+if (targets === undefined) throw missingSetting('CHERRYQ_MACHINES', exampleTargets);
+const machines = machinesOf(targets.map(({ machine }) => machine));
 const queue: BatchQueue = createBatchQueue({
   store,
   storeUrl,
   clock: systemClock,
   logger,
-  targets: machines.map(({ name, jobQueue, jobDefinition }) => ({ machine: name, jobQueue, jobDefinition })),
+  targets: targets.map((target, index) => ({ ...target, machine: machines[index]?.name ?? '' })),
   installName: setting('CHERRYQ_INSTALL', 'the name of the install'),
 });
 const services = createServices({

@@ -84,10 +84,7 @@ export async function openPrivateInstall(moto: Moto): Promise<PrivateInstall> {
     CHERRYQ_INSTALL: 'cherryq',
     CHERRYQ_MACHINES: JSON.stringify([
       {
-        name: 'processors',
-        engine: 'native',
-        hostBytes: 8e9,
-        operationsPerSecond: 80e9,
+        machine: { name: 'processors', engine: 'native', hostBytes: 8e9, operationsPerSecond: 80e9 },
         jobQueue: 'cherryq-gpus',
         jobDefinition: 'cherryq-worker',
       },
