@@ -72,6 +72,8 @@ export const http = streams ? streamHandle(app) : handle(app, { isContentTypeBin
 
 export async function batchEvents(event: { detail: BatchDetail }): Promise<void> {
   await queue.onStateChange(event.detail);
+  const { jobId, jobName, status, statusReason } = event.detail;
+  if (status === 'FAILED') logger({ level: 'warning', message: 'Batch job failed', jobId, jobName, statusReason });
 }
 
 export async function reconcile(): Promise<Reconciled> {

@@ -75,7 +75,10 @@ export interface BatchQueue extends Queue {
 }
 
 /** What an event and `DescribeJobs` have in common. */
-export type BatchDetail = Pick<JobDetail, 'jobId' | 'jobName' | 'status' | 'statusReason' | 'attempts'> & {
+export type BatchDetail = Pick<
+  JobDetail,
+  'jobId' | 'jobName' | 'status' | 'statusReason' | 'attempts' | 'createdAt'
+> & {
   readonly container?: {
     readonly exitCode?: number;
     readonly reason?: string;
@@ -299,7 +302,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
         return finishJob(store, job, clock);
       default:
         if (ended && detail.jobId !== undefined) await terminate(detail.jobId, 'the job has ended');
-        else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail.statusReason);
+        else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail);
         return false;
     }
   }
@@ -325,7 +328,9 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   }
 
   /** Says once why Batch does not start a job. */
-  async function noteWaiting(job: JobRef, reason: string | undefined): Promise<void> {
+  async function noteWaiting(job: JobRef, { statusReason: reason, createdAt }: BatchDetail): Promise<void> {
+    const waitingSeconds = createdAt === undefined ? 0 : Math.max(0, (clock.now() - createdAt) / 1000);
+    logger({ level: 'info', message: 'a job waits for a machine', job: job.id, waitingSeconds });
     if (!reason) return;
     const text = explain(reason);
     for await (const event of readEvents(job, undefined, (of, number) => readEventBatch(store, of, number))) {
