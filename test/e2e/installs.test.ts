@@ -1,6 +1,7 @@
 /** The same flow on both installs: a folder with processes, and the private install's functions on S3 and Batch (moto). */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createHash } from 'node:crypto';
+import { DescribeRuleCommand, EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { GetObjectCommand, ListObjectsV2Command } from '@aws-sdk/client-s3';
 import { startServer } from '@cherryq/api/serve';
 import { CherryQ } from 'cherryq';
@@ -10,6 +11,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { until } from '../support/api.ts';
 import { startMoto } from '../support/moto.ts';
+import { deployInstall, type DeployedInstall } from '../support/deployed-install.ts';
 import { openPrivateInstall, type PrivateInstall } from '../support/private-install.ts';
 import { fileFolder, writeModelFolder, writeText } from './folders.ts';
 
@@ -157,5 +159,49 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
 
   it('it is ready when bucket and queue can be reached', async () => {
     expect((await install.fetch()('https://install.example/readyz')).status).toBe(200);
+  });
+});
+
+describe.runIf(moto !== null)('on what CloudFormation has made of the synthesized templates', () => {
+  let install: DeployedInstall;
+  const stop = new AbortController();
+  let batch: Promise<void>;
+  beforeAll(async () => {
+    if (moto === null) return;
+    install = await deployInstall(moto);
+    batch = install.runBatch(stop.signal);
+  }, 120_000);
+  afterAll(async () => {
+    stop.abort();
+    await batch;
+  });
+
+  it('the whole flow works, in the bucket, queue and definition that the outputs name, and gives the same bytes', async () => {
+    const client = new CherryQ({ baseUrl: 'https://install.example', fetch: install.fetch() });
+    const { hashes } = await flow(client, join(folder, 'deployed'));
+    expect(hashes).toEqual(local.hashes);
+    const { outputs } = install;
+    expect(outputs.JobQueues).toBe('cherryq-g5-8xlarge');
+    const submitted = await install.submitted();
+    expect(submitted).toHaveLength(2);
+    for (const { jobDefinition, tags } of submitted) {
+      expect(jobDefinition).toMatch(new RegExp(`/${outputs.JobDefinitions}:1$`));
+      expect(tags).toMatchObject({ 'cherryq:install': 'cherryq', 'cherryq:tenant': 'local' });
+    }
+    expect((await client.jobs.list()).data.map(({ machine }) => machine)).toEqual(['g5.8xlarge', 'g5.8xlarge']);
+    const { KeyCount } = await install.s3.send(new ListObjectsV2Command({ Bucket: outputs.BucketName }));
+    expect(KeyCount).toBeGreaterThan(20);
+    expect((await install.fetch()('https://install.example/readyz')).status).toBe(200);
+  });
+
+  it("the rule hands on the events of the install's own queues", async () => {
+    const { EventPattern, State } = await new EventBridgeClient(moto?.client ?? {}).send(
+      new DescribeRuleCommand({ Name: install.outputs.BatchRule }),
+    );
+    expect(State).toBe('ENABLED');
+    expect(JSON.parse(EventPattern ?? '')).toMatchObject({
+      'detail-type': ['Batch Job State Change'],
+      detail: { jobQueue: [expect.stringMatching(new RegExp(`:job-queue/${install.outputs.JobQueues}$`))] },
+    });
   });
 });
