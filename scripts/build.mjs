@@ -21,6 +21,7 @@ const shared = {
 
 // A workspace package imported by its name stays an import between packages, except the contract, which is compiled in.
 const ownPackages = [
+  '@cherryq/api/estimates',
   '@cherryq/api/machines',
   '@cherryq/api/serve',
   '@cherryq/batch-jobs',
@@ -59,7 +60,7 @@ const entries = [
     ].map((file) => `batch-jobs/bench/${file}`),
     outbase: 'batch-jobs/bench',
   },
-  { outdir: 'api/dist', entryPoints: ['api/src/serve.ts', 'api/src/machines.ts'], outbase: 'api/src' },
+  { outdir: 'api/dist', entryPoints: ['serve', 'machines', 'estimates'].map((name) => `api/src/${name}.ts`), outbase: 'api/src' },
   {
     outdir: 'api/bench/dist',
     entryPoints: ['api/bench/load.ts', 'api/bench/load-server.ts'],

@@ -22,12 +22,12 @@ import type { Upload } from './uploads.ts';
 
 export interface EstimatedJob {
   readonly request: z.output<typeof createJobSchema>;
-  readonly model: Upload;
+  readonly model: Pick<Upload, 'name'>;
   /** Store prefix of its files. */
   readonly modelPrefix: string;
-  readonly calibration: Upload | null;
-  readonly evaluation: Upload | null;
-  readonly analysis: readonly Upload[];
+  readonly calibration: Pick<Upload, 'sizeBytes'> | null;
+  readonly evaluation: Pick<Upload, 'sizeBytes'> | null;
+  readonly analysis: readonly Pick<Upload, 'sizeBytes'>[];
 }
 
 export interface Estimator {
@@ -49,7 +49,7 @@ export function createEstimator({
   machines,
 }: {
   store: Store;
-  reader: JobReader;
+  reader: Pick<JobReader, 'read'>;
   machines: readonly Machine[];
 }): Estimator {
   async function configOf(prefix: string): Promise<Record<string, unknown>> {
@@ -179,7 +179,7 @@ const priceOf = ({ dollars }: { dollars: number | null }): number => dollars ?? 
 
 /** @param fitting the cheapest machine that would do */
 function reasonOf(
-  model: Upload,
+  model: Pick<Upload, 'name'>,
   plan: JobPlan,
   { name, hostBytes, deviceBytes }: Machine,
   fitting: Machine | undefined,
