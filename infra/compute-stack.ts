@@ -2,7 +2,7 @@
  * Where jobs run: for each machine of the install a queue and a definition for each tenant, over machines that AWS Batch starts when
  * there is a job and ends when there is none. Jobs of a tenant have a role of their own, which reaches its folder alone.
  */
-import { CfnOutput, Duration, RemovalPolicy, Size, Stack, Validations, type StackProps } from 'aws-cdk-lib';
+import { Aws, CfnOutput, Duration, RemovalPolicy, Size, Stack, Validations, type StackProps } from 'aws-cdk-lib';
 import {
   Action,
   AllocationStrategy,
@@ -31,7 +31,7 @@ import {
 } from 'aws-cdk-lib/aws-ec2';
 import { Platform } from 'aws-cdk-lib/aws-ecr-assets';
 import { ContainerImage, LogDriver } from 'aws-cdk-lib/aws-ecs';
-import { ManagedPolicy, Role, ServicePrincipal } from 'aws-cdk-lib/aws-iam';
+import { ManagedPolicy, PolicyStatement, Role, ServicePrincipal } from 'aws-cdk-lib/aws-iam';
 import { LogGroup } from 'aws-cdk-lib/aws-logs';
 import type { Construct } from 'constructs';
 import { readFileSync } from 'node:fs';
@@ -94,6 +94,7 @@ export class ComputeStack extends Stack {
       description: 'CherryQ: starts containers, reads their image and writes their logs',
       assumedBy: new ServicePrincipal('ecs-tasks.amazonaws.com'),
     });
+    for (const statement of pullStatements(context.imageUri)) executionRole.addToPolicy(statement);
     const instanceRole = new Role(this, 'InstanceRole', {
       description: 'CherryQ: the agent on machines of jobs',
       assumedBy: new ServicePrincipal('ec2.amazonaws.com'),
@@ -232,6 +233,21 @@ export class ComputeStack extends Stack {
       ],
     });
   }
+}
+
+/** For an image in ECR that the setting names; of what is built here, the CDK knows the repository. */
+function pullStatements(imageUri: string): PolicyStatement[] {
+  const found = /^(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?\/([^:@]+)/.exec(imageUri);
+  if (found === null) return [];
+  const [, account, region, repository] = found;
+  return [
+    new PolicyStatement({
+      sid: 'PullImage',
+      actions: ['ecr:BatchCheckLayerAvailability', 'ecr:GetDownloadUrlForLayer', 'ecr:BatchGetImage'],
+      resources: [`arn:${Aws.PARTITION}:ecr:${region}:${account}:repository/${repository}`],
+    }),
+    new PolicyStatement({ sid: 'RegistryToken', actions: ['ecr:GetAuthorizationToken'], resources: ['*'] }),
+  ];
 }
 
 /** A job for which there is no machine is not left waiting for good. */

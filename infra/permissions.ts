@@ -133,11 +133,6 @@ export const wildcards: readonly { readonly ending: RegExp; readonly actions: Re
     reason: 'S3 itself writes its access logs, under names of its own.',
   },
   {
-    ending: /:\*$/,
-    actions: /^logs:(CreateLogStream|PutLogEvents)$/,
-    reason: 'Streams of one log group, whose name is exact.',
-  },
-  {
     ending: /^\*$/,
     actions: /^kms:/,
     reason: "In a key's own policy, * is that key.",

@@ -71,7 +71,7 @@ describe.each(each)('$name', ({ made }) => {
     );
     expect(unexplained).toEqual([]);
     // And no reason without a need.
-    if (made.context.encryption === 'kms' && made.context.imageUri === '')
+    if (made.context.encryption === 'kms')
       expect(
         wildcards.filter(
           ({ ending, actions }) => !wild.some((each) => ending.test(each.resource) && actions.test(each.action)),
