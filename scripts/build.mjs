@@ -60,7 +60,11 @@ const entries = [
     ].map((file) => `batch-jobs/bench/${file}`),
     outbase: 'batch-jobs/bench',
   },
-  { outdir: 'api/dist', entryPoints: ['serve', 'machines', 'estimates'].map((name) => `api/src/${name}.ts`), outbase: 'api/src' },
+  {
+    outdir: 'api/dist',
+    entryPoints: ['serve', 'machines', 'estimates'].map((name) => `api/src/${name}.ts`),
+    outbase: 'api/src',
+  },
   {
     outdir: 'api/bench/dist',
     entryPoints: ['api/bench/load.ts', 'api/bench/load-server.ts'],

@@ -9,6 +9,7 @@ import { manifestSchema, type JobEvent } from 'cherryq/contract';
 import { compress } from 'cherryq/node';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { checkInstall } from '../../sdk/src/cli/install-check.ts';
 import { until } from '../support/api.ts';
 import { startMoto } from '../support/moto.ts';
 import { deployInstall, type DeployedInstall } from '../support/deployed-install.ts';
@@ -192,6 +193,37 @@ describe.runIf(moto !== null)('on what CloudFormation has made of the synthesize
     const { KeyCount } = await install.s3.send(new ListObjectsV2Command({ Bucket: outputs.BucketName }));
     expect(KeyCount).toBeGreaterThan(20);
     expect((await install.fetch()('https://install.example/readyz')).status).toBe(200);
+  });
+
+  it('`cherryq install check` finds it well, and leaves nothing behind', async () => {
+    // Signed requests alone are known to the front.
+    const send: typeof fetch = (input, init) => {
+      const request = new Request(input, { ...init, duplex: 'half' } as RequestInit);
+      // S3 refuses a signed address whose key was changed; moto looks at no signature.
+      if (request.url.includes('/other.txt')) return Promise.resolve(new Response(null, { status: 403 }));
+      return install.fetch(request.headers.has('authorization'))(request);
+    };
+    const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
+    const options = { url: 'https://install.example/', region: 'eu-central-1', send };
+    const listed = async (): Promise<number[]> => {
+      const found = [await client.models.list({ limit: 100 }), await client.datasets.list({ limit: 100 })];
+      return found.map(({ data }) => data.length);
+    };
+    const client = new CherryQ({ baseUrl: 'https://install.example', fetch: install.fetch() });
+    const before = await listed();
+    const checks = await checkInstall({ ...options, credentials });
+    expect(checks.filter(({ passed }) => !passed)).toEqual([]);
+    expect(checks.map(({ name }) => name)).toEqual([
+      'closed to strangers',
+      'health',
+      'store and queues',
+      'signed addresses',
+      'estimate',
+    ]);
+    expect(checks.at(-1)?.detail).toContain('would run on g5.8xlarge');
+    const [stranger] = await checkInstall(options);
+    expect(stranger).toMatchObject({ passed: true });
+    expect(await listed()).toEqual(before);
   });
 
   it("the rule hands on the events of the install's own queues", async () => {
