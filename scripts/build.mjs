@@ -21,6 +21,8 @@ const shared = {
 
 // A workspace package imported by its name stays an import between packages, except the contract, which is compiled in.
 const ownPackages = [
+  '@cherryq/api/estimates',
+  '@cherryq/api/machines',
   '@cherryq/api/serve',
   '@cherryq/batch-jobs',
   '@cherryq/batch-jobs/storage',
@@ -58,7 +60,11 @@ const entries = [
     ].map((file) => `batch-jobs/bench/${file}`),
     outbase: 'batch-jobs/bench',
   },
-  { outdir: 'api/dist', entryPoints: ['api/src/serve.ts'], outbase: 'api/src' },
+  {
+    outdir: 'api/dist',
+    entryPoints: ['serve', 'machines', 'estimates'].map((name) => `api/src/${name}.ts`),
+    outbase: 'api/src',
+  },
   {
     outdir: 'api/bench/dist',
     entryPoints: ['api/bench/load.ts', 'api/bench/load-server.ts', 'api/bench/cold-start.ts'],

@@ -15,8 +15,8 @@ const bundle = fileURLToPath(new URL('../../dist/lambda/', import.meta.url));
 const settings = {
   AWS_REGION: 'eu-central-1',
   CHERRYQ_STORE: 's3://bucket/prefix',
-  CHERRYQ_BATCH_QUEUE: 'queue',
-  CHERRYQ_BATCH_DEFINITION: 'definition',
+  CHERRYQ_INSTALL: 'install',
+  CHERRYQ_MACHINES: '[{"machine":"g5.8xlarge","jobQueue":"queue","jobDefinition":"definition"}]',
 };
 const program = `const begun = performance.now(); await import(${JSON.stringify(join(bundle, 'lambda.mjs'))}); console.log(performance.now() - begun);`;
 

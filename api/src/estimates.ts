@@ -18,6 +18,7 @@ import {
 import { decodeJson, jobRef } from './job-log.ts';
 import type { JobReader } from './job-reader.ts';
 import { idsNewestFirst } from './newest-first.ts';
+import { ProblemError } from './problems.ts';
 import type { Store } from './ports.ts';
 import type { Upload } from './uploads.ts';
 
@@ -25,13 +26,13 @@ export interface EstimatedJob {
   readonly request: JobSettings;
   /** Where its files are in the store, and what it is called. */
   readonly model: { readonly name: string; readonly prefix: string; readonly fingerprint: string | null };
-  readonly calibration: Upload | null;
-  readonly evaluation: Upload | null;
-  readonly analysis: readonly Upload[];
+  readonly calibration: Pick<Upload, 'sizeBytes'> | null;
+  readonly evaluation: Pick<Upload, 'sizeBytes'> | null;
+  readonly analysis: readonly Pick<Upload, 'sizeBytes'>[];
 }
 
 export interface Estimator {
-  /** @throws InputError for a model that the trainer does not read */
+  /** @throws InputError for a model that the trainer does not read, ProblemError (400) for a machine that there is not */
   estimate(tenant: string, job: EstimatedJob): Promise<Estimate>;
 }
 
@@ -49,7 +50,7 @@ export function createEstimator({
   machines,
 }: {
   store: Store;
-  reader: JobReader;
+  reader: Pick<JobReader, 'read'>;
   machines: readonly Machine[];
 }): Estimator {
   async function configOf(prefix: string): Promise<Record<string, unknown>> {
@@ -80,13 +81,20 @@ export function createEstimator({
       const record = await reader.read(jobRef(tenant, id));
       const ended = record?.states.at(-1);
       const outcome = ended && anyResultOf(ended);
-      if (record && outcome && ended.status === 'succeeded') past.push({ spec: record.spec, ...outcome });
+      const ran = machines.find(({ name }) => name === record?.spec.machine) ?? machines[0];
+      if (record && ran && outcome && ended.status === 'succeeded') past.push({ spec: record.spec, ran, ...outcome });
     }
     return past;
   }
 
   return {
     async estimate(tenant, { request, model, calibration, evaluation, analysis }) {
+      if (request.machine !== undefined && !machines.some(({ name }) => name === request.machine))
+        throw new ProblemError(
+          'invalid_request',
+          `machine: there is no ${request.machine}; there is ${machines.map(({ name }) => name).join(', ')}. Leave it out for the cheapest that fits`,
+          { param: 'machine' },
+        );
       const configJson = await configOf(model.prefix);
       const history = await historyOf(tenant);
       const engine = engineNames.find((name) => history.some((job) => job.engine === name));
@@ -104,17 +112,25 @@ export function createEstimator({
           // Which of a machine's engines runs, only jobs tell.
           engine: machine.deviceBytes === null ? (engine ?? machine.engine) : machine.engine,
         });
-        const seconds = secondsOf(plan, speed, machine);
-        return { machine, plan, seconds, fits: fits(plan, machine) };
+        const seconds = machine.startSeconds + secondsOf(plan, speed, machine);
+        const dollars = machine.dollarsPerHour === null ? null : (machine.dollarsPerHour * seconds) / 3600;
+        return { machine, plan, seconds, dollars, fits: fits(plan, machine) };
       });
-      const chosen = plans.find((each) => each.fits) ?? plans.at(-1);
+      const fitting = plans.filter((each) => each.fits).sort((a, b) => priceOf(a) - priceOf(b));
+      const chosen =
+        request.machine === undefined
+          ? (fitting[0] ?? plans.at(-1))
+          : plans.find(({ machine }) => machine.name === request.machine);
       if (chosen === undefined) throw new Error('there is no machine to estimate for');
       const { hostBytes, deviceBytes, diskBytes, outputBytes, operations, work, parameters } = chosen.plan;
       return {
         object: 'estimate',
         allowed: chosen.fits,
-        reason: chosen.fits ? null : reasonOf(model.name, chosen.plan, chosen.machine, request.kind),
+        reason: chosen.fits
+          ? null
+          : reasonOf(model.name, chosen.plan, chosen.machine, fitting[0]?.machine, request.kind),
         parameters,
+        machine: chosen.machine.name,
         hostBytes,
         deviceBytes,
         diskBytes,
@@ -123,13 +139,13 @@ export function createEstimator({
         work: { ...work },
         seconds: chosen.seconds,
         secondsBasis: speed.size === 0 ? 'assumed' : 'measured',
-        machines: plans.map(({ machine, plan, seconds, fits: isEnough }) => ({
+        machines: plans.map(({ machine, plan, seconds, dollars, fits: isEnough }) => ({
           name: machine.name,
           fits: isEnough,
           hostBytes: plan.hostBytes,
           deviceBytes: machine.deviceBytes === null ? null : plan.deviceBytes,
           seconds,
-          dollars: machine.dollarsPerHour === null ? null : (machine.dollarsPerHour * seconds) / 3600,
+          dollars,
         })),
       };
     },
@@ -152,20 +168,24 @@ export function keptOf({
 /** A job that has succeeded. */
 interface PastJob {
   readonly spec: JobSpec;
+  readonly ran: Machine;
   readonly engine: string;
   readonly phaseSeconds: Readonly<Record<string, number>>;
 }
 
-/** What of a phase's work is done in a second, by phase; a phase that no job had is not there. */
+/**
+ * What of a phase's work is done in a second, by phase; a phase that no job had is not there. Of a phase that computes, over
+ * the operations a second of its machine's entry, so that it tells something of other machines too.
+ */
 type Speed = ReadonlyMap<Phase, number>;
 
 /** For each phase the median of the last jobs that had it: those of the same kind and method, if there are any. */
 function speedOf(history: readonly PastJob[], { kind, scheme }: JobSettings): Speed {
   const alike = history.filter(({ spec }) => spec.kind === kind && spec.scheme.method === scheme.method);
   const ratesOf = (jobs: readonly PastJob[], phase: Phase): number[] =>
-    jobs.flatMap(({ spec, phaseSeconds }) => {
+    jobs.flatMap(({ spec, ran, phaseSeconds }) => {
       const [work = 0, seconds] = [spec.estimate?.work[phase], phaseSeconds[phase]];
-      return work > 0 && seconds !== undefined ? [work / Math.max(leastSeconds, seconds)] : [];
+      return work > 0 && seconds !== undefined ? [work / Math.max(leastSeconds, seconds) / unitOf(phase, ran)] : [];
     });
   const speed = new Map<Phase, number>();
   for (const phase of phaseNames) {
@@ -182,15 +202,17 @@ function medianOf(values: readonly number[]): number | undefined {
 
 /** Phases that no job has shown yet go as fast as the others that compute, or else as the machine's entry says. */
 function secondsOf({ work }: JobPlan, speed: Speed, machine: Machine): number {
-  const known = computingPhases.flatMap((phase) => speed.get(phase) ?? []);
-  const computing = medianOf(known) ?? machine.operationsPerSecond;
-  let seconds = speed.has('load') ? 0 : machine.startSeconds;
+  const computing = medianOf(computingPhases.flatMap((phase) => speed.get(phase) ?? [])) ?? 1;
+  let seconds = 0;
   for (const phase of phaseNames) {
     const rate = speed.get(phase) ?? (isComputing(phase) ? computing : Number.POSITIVE_INFINITY);
-    seconds += (work[phase] ?? 0) / rate;
+    seconds += (work[phase] ?? 0) / (rate * unitOf(phase, machine));
   }
   return seconds;
 }
+
+const unitOf = (phase: Phase, { operationsPerSecond }: Machine): number =>
+  isComputing(phase) ? operationsPerSecond : 1;
 
 const isComputing = (phase: Phase): boolean => computingPhases.some((each) => each === phase);
 
@@ -216,18 +238,25 @@ function fits({ hostBytes, deviceBytes }: JobPlan, machine: Machine): boolean {
   return hostBytes <= tolerance * machine.hostBytes && deviceBytes <= tolerance * (machine.deviceBytes ?? 0);
 }
 
+/** What has no price comes after what has one, in the order of the configuration. */
+const priceOf = ({ dollars }: { dollars: number | null }): number => dollars ?? Number.MAX_VALUE;
+
+/** @param fitting the cheapest machine that would do */
 function reasonOf(
   model: string,
   plan: JobPlan,
   { name, hostBytes, deviceBytes }: Machine,
+  fitting: Machine | undefined,
   kind: JobSettings['kind'],
 ): string {
   const onDevice = plan.deviceBytes > tolerance * (deviceBytes ?? 0);
   const [memory, needed, there] = onDevice
     ? ['GPU memory', plan.deviceBytes, deviceBytes ?? 0]
     : ['memory', plan.hostBytes, hostBytes];
-  const needs = `${model} needs about ${gigabytes(needed)} of ${memory} with these settings, and ${name} has ${gigabytes(there)}. `;
-  if (kind === 'evaluate') return `${needs}Use a machine with more`;
+  const needs =
+    `${model} needs about ${gigabytes(needed)} of ${memory} with these settings, and ${name} has ${gigabytes(there)}. ` +
+    (fitting === undefined ? '' : `It fits on machine ${fitting.name}. `);
+  if (kind === 'evaluate') return fitting === undefined ? `${needs}Use a machine with more` : needs.trim();
   return (
     needs +
     'training.moments bfloat16, training.momentsIn file, training.mode blockWise, a smaller training.batchSize or sequenceLength take less; method rtn takes hardly any'

@@ -102,6 +102,7 @@ export function jobView({ spec, states, progress }: JobRecord): Job {
     metadata: spec.metadata,
     retryOf: spec.retryOf,
     estimate: spec.estimate,
+    machine: spec.machine,
     createdAt: spec.createdAt,
     startedAt: states.find((state) => state.status === 'running')?.time ?? null,
     finishedAt: ended?.time ?? null,
@@ -155,8 +156,11 @@ export function createJobs(deps: {
     return estimator.estimate(tenant, { request, model, calibration, evaluation, analysis });
   }
 
-  const inputsOf = (tenant: string, request: JobSettings, needed: 'model' | 'config' = 'model'): Promise<JobInputs> =>
-    findInputs(tenant, request, { store, reader, models, datasets, needed });
+  const inputsOf = (
+    tenant: string,
+    request: Omit<JobSettings, 'machine'>,
+    needed: 'model' | 'config' = 'model',
+  ): Promise<JobInputs> => findInputs(tenant, request, { store, reader, models, datasets, needed });
 
   const changedState = (status: JobStatus, latest: JobState | null): JobState => ({
     status,
@@ -179,7 +183,7 @@ export function createJobs(deps: {
       });
       if (estimate?.reason)
         throw new ProblemError('does_not_fit', estimate.reason, {
-          param: request.kind === 'evaluate' ? 'modelId' : 'training',
+          param: paramOf(request),
         });
       return start(tenant, {
         ...request,
@@ -199,6 +203,7 @@ export function createJobs(deps: {
         retryOf: null,
         checkpointsFrom: null,
         estimate: estimate && keptOf(estimate),
+        machine: request.machine ?? estimate?.machine ?? null,
       });
     },
 
@@ -430,7 +435,7 @@ interface JobInputs {
  */
 async function findInputs(
   tenant: string,
-  request: JobSettings,
+  request: Omit<JobSettings, 'machine'>,
   {
     store,
     reader,
@@ -482,6 +487,12 @@ async function findInputs(
       { param: 'evaluation.datasetId' },
     );
   return { model, baseline, calibration, evaluation, tasks, analysis };
+}
+
+/** What one would change of a request that does not fit. */
+function paramOf({ machine, kind }: JobSettings): string {
+  if (machine !== undefined) return 'machine';
+  return kind === 'evaluate' ? 'modelId' : 'training';
 }
 
 const hasConfig = ({ files }: Upload): boolean =>

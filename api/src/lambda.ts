@@ -3,12 +3,12 @@
  * Change" events, `reconcile` runs on a schedule. Settings come from the environment:
  *
  *     CHERRYQ_STORE              s3://bucket/prefix
- *     CHERRYQ_BATCH_QUEUE        name or ARN of the job queue
- *     CHERRYQ_BATCH_DEFINITION   name or ARN of the job definition
+ *     CHERRYQ_INSTALL            name of the install, which its Batch jobs are tagged with
+ *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as a list in JSON, the largest last: each a `machine`, which is a
+ *                                name that machines.ts knows or a description (contract: `machineSchema`), and its `jobQueue` and
+ *                                `jobDefinition` (adapters/batch-queue.ts)
  *     CHERRYQ_AUTH               `keys` where callers bring API keys; else the front has checked them, by IAM or a JWT
  *     CHERRYQ_LIMITS             what each tenant may use, as JSON (contract: `limitsSchema`); not set: as much as there is
- *     CHERRYQ_MACHINES           kinds of machines that jobs run on, as a list in JSON, the one to prefer first: names that
- *                                machines.ts knows, or descriptions (contract: `machineSchema`); not set: all of machines.ts
  *     CHERRYQ_RETENTION_DAYS     after which ended jobs are deleted; not set: they are kept
  *     CHERRYQ_WEBHOOK_NETWORKS   such as `10.0.0.0/8`, where webhooks may be beside the public internet; with commas between several
  *     CHERRYQ_ABANDONED_DAYS     after which uploads that are not ready are deleted; not set: 7
@@ -17,14 +17,14 @@
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
-import { limitsSchema } from 'cherryq/contract';
-import type { z } from 'zod';
+import { limitsSchema, machineSchema } from 'cherryq/contract';
+import { z } from 'zod';
 import { InputError, messageOf, openStore } from '@cherryq/batch-jobs/storage';
 import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } from './adapters/batch-queue.ts';
 import { frontKeys } from './adapters/front-keys.ts';
 import { createApp } from './app.ts';
 import { keyringKeys } from './keyring.ts';
-import { machineListSchema, machinesOf, machineTable } from './machines.ts';
+import { machinesOf } from './machines.ts';
 import { createServices, defaultAbandonedDays, deleteOld, removeLeftovers } from './services.ts';
 import { sourceSettings } from './sources.ts';
 import { parseNetworks } from './webhook-call.ts';
@@ -44,13 +44,22 @@ const importMs = 240_000;
 const streams = process.env.CHERRYQ_STREAMING === 'on';
 const storeUrl = setting('CHERRYQ_STORE', 's3://bucket/prefix');
 const store = openStore(storeUrl);
+const targetSchema = z.strictObject({
+  machine: z.union([z.string(), machineSchema]),
+  jobQueue: z.string(),
+  jobDefinition: z.string(),
+});
+const exampleTargets = '[{"machine":"g5.8xlarge","jobQueue":"a10g","jobDefinition":"a10g-{tenant}"}]';
+const targets = jsonSetting('CHERRYQ_MACHINES', z.array(targetSchema).min(1), exampleTargets);
+if (targets === undefined) throw missingSetting('CHERRYQ_MACHINES', exampleTargets);
+const machines = machinesOf(targets.map(({ machine }) => machine));
 const queue: BatchQueue = createBatchQueue({
   store,
   storeUrl,
   clock: systemClock,
   logger,
-  jobQueue: setting('CHERRYQ_BATCH_QUEUE', 'the name of a job queue'),
-  jobDefinition: setting('CHERRYQ_BATCH_DEFINITION', 'the name of a job definition'),
+  targets: targets.map((target, index) => ({ ...target, machine: machines[index]?.name ?? '' })),
+  installName: setting('CHERRYQ_INSTALL', 'the name of the install'),
 });
 const services = createServices({
   store,
@@ -60,13 +69,7 @@ const services = createServices({
   webhookNetworks: parseNetworks(process.env.CHERRYQ_WEBHOOK_NETWORKS ?? '', 'CHERRYQ_WEBHOOK_NETWORKS'),
   limits: jsonSetting('CHERRYQ_LIMITS', limitsSchema.partial(), '{"openJobs": 4}'),
   sources: sourceSettings(process.env, false),
-  machines: machinesOf(
-    jsonSetting(
-      'CHERRYQ_MACHINES',
-      machineListSchema,
-      '["g5.2xlarge", {"name":"own","engine":"gpu","hostBytes":32e9,"deviceBytes":24e9,"dollarsPerHour":1.2,"operationsPerSecond":4e12}]',
-    ) ?? Object.keys(machineTable),
-  ),
+  machines,
 });
 const app = createApp({
   services,
@@ -83,6 +86,8 @@ export const http = streams ? streamHandle(app) : handle(app, { isContentTypeBin
 
 export async function batchEvents(event: { detail: BatchDetail }): Promise<void> {
   await queue.onStateChange(event.detail);
+  const { jobId, jobName, status, statusReason } = event.detail;
+  if (status === 'FAILED') logger({ level: 'warning', message: 'Batch job failed', jobId, jobName, statusReason });
   await services.webhooks.deliverDue(deliverMs);
 }
 
@@ -131,7 +136,11 @@ function days(name: string): number | null {
 function setting(name: string, example: string): string {
   const value = process.env[name];
   if (value) return value;
-  throw new InputError('missing_setting', `${name} is not set; it must be ${example}. The CDK app sets it.`, name);
+  throw missingSetting(name, example);
+}
+
+function missingSetting(name: string, example: string): InputError {
+  return new InputError('missing_setting', `${name} is not set; it must be ${example}. The CDK app sets it.`, name);
 }
 
 /** To CloudWatch. */

@@ -6,7 +6,6 @@
  */
 import { machineSchema, type Machine } from 'cherryq/contract';
 import { InputError } from '@cherryq/batch-jobs/storage';
-import { z } from 'zod';
 
 export interface CloudMachine extends Machine {
   /** Model of the GPU. */
@@ -49,8 +48,11 @@ const rows: readonly (readonly [string, keyof typeof gpuModels, number, number, 
   ['g6e.2xlarge', 'L40S', 1, 8, 64, 2.24208],
   ['g5.8xlarge', 'A10G', 1, 32, 128, 2.448],
   ['g6e.4xlarge', 'L40S', 1, 16, 128, 3.00424],
+  ['g6.16xlarge', 'L4', 1, 64, 256, 3.3968],
+  ['g5.16xlarge', 'A10G', 1, 64, 256, 4.096],
   ['g6e.8xlarge', 'L40S', 1, 32, 256, 4.52856],
   ['p5.4xlarge', 'H100', 1, 16, 256, 6.88],
+  ['g6e.16xlarge', 'L40S', 1, 64, 512, 7.57719],
   ['p4d.24xlarge', 'A100', 8, 96, 1152, 21.957642],
   ['p5.48xlarge', 'H100', 8, 192, 2048, 55.04],
 ];
@@ -73,11 +75,8 @@ export const machineTable: Readonly<Record<string, CloudMachine>> = Object.fromE
   ]),
 );
 
-/** A setting of machines: names of the table and descriptions of others. */
-export const machineListSchema = z.array(z.union([z.string(), machineSchema])).min(1);
-
 /** Names replaced by what the table says of them.  @throws InputError for a name that it has not */
-export function machinesOf(list: z.output<typeof machineListSchema>): Machine[] {
+export function machinesOf(list: readonly (string | Machine)[]): Machine[] {
   return list.map((entry) => {
     if (typeof entry !== 'string') return entry;
     if (!Object.hasOwn(machineTable, entry))

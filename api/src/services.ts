@@ -73,7 +73,7 @@ export function thisMachine(engine: Machine['engine'] = 'native'): Machine {
   return {
     name: 'this machine',
     engine,
-    startSeconds: 3,
+    startSeconds: 0,
     hostBytes: totalmem(),
     deviceBytes: null,
     dollarsPerHour: null,

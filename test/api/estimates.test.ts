@@ -191,15 +191,39 @@ describe('an estimate', () => {
     const again = await estimate(request);
     expect(again.secondsBasis).toBe('measured');
     expect(again.work.impact).toBe(0);
-    expect(again.seconds).toBeCloseTo(10 + 200 + 30 + 2, 6);
+    expect(again.seconds).toBeCloseTo(60 + 10 + 200 + 30 + 2, 6);
     const twice = await estimate({ ...request, training: { tokens: 2 ** 17 } });
-    expect(twice.seconds).toBeCloseTo(10 + 400 + 30 + 2, 6);
+    expect(twice.seconds).toBeCloseTo(60 + 10 + 400 + 30 + 2, 6);
     const otherWindows = await estimate({ ...request, training: { ...request.training, seed: 7 } });
-    expect(otherWindows.seconds).toBeCloseTo(10 + 50 + 200 + 30 + 2, 6);
+    expect(otherWindows.seconds).toBeCloseTo(60 + 10 + 50 + 200 + 30 + 2, 6);
     const moreCherries = await estimate({ ...request, scheme: { cherryFraction: 1 / 16 } });
     expect(moreCherries.work.impact).toBeGreaterThan(0);
     const otherMethod = await estimate({ ...request, scheme: { method: 'qat' }, formats: ['native'] });
-    expect(otherMethod.seconds).toBeCloseTo(10 + 200 + 15 + 2, 6);
+    expect(otherMethod.seconds).toBeCloseTo(60 + 10 + 200 + 15 + 2, 6);
+  });
+
+  it('takes the cheapest machine that fits, or the one that the request names, and the job keeps it', async () => {
+    const large = { ...gpu, name: 'g5.16xlarge', hostBytes: 256e9, dollarsPerHour: 4.096 };
+    await open([gpu, large, { ...large, name: 'g6e.8xlarge', dollarsPerHour: 4.529, operationsPerSecond: 8e12 }]);
+    const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(1000)];
+    const request = { modelId, calibrationDatasetId };
+    // Twice as fast at a tenth more by the hour.
+    expect(await estimate(request)).toMatchObject({ allowed: true, machine: 'g6e.8xlarge' });
+    expect(await estimate({ ...request, machine: 'g5.16xlarge' })).toMatchObject({
+      allowed: true,
+      machine: 'g5.16xlarge',
+    });
+    const small = await estimate({ ...request, machine: 'g5.2xlarge' });
+    expect(small).toMatchObject({ allowed: false, machine: 'g5.2xlarge' });
+    expect(small.reason).toContain('It fits on machine g6e.8xlarge.');
+
+    const create = (body: object) => app.request('/v1/jobs', jsonRequest('POST', { ...request, ...body }));
+    expect((await readProblem(await create({ machine: 'g5.2xlarge' }), 'does_not_fit')).param).toBe('machine');
+    const unknown = await readProblem(await create({ machine: 'p9.large' }), 'invalid_request');
+    expect(unknown).toMatchObject({ param: 'machine' });
+    expect(unknown.detail).toContain('there is g5.2xlarge, g5.16xlarge, g6e.8xlarge');
+    expect((await read(await create({}), 202, jobSchema)).machine).toBe('g6e.8xlarge');
+    expect((await read(await create({ machine: 'g5.16xlarge' }), 202, jobSchema)).machine).toBe('g5.16xlarge');
   });
 
   it('of a model that is not read says so, as of inputs that are not there', async () => {

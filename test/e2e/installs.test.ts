@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { createHash } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import { text } from 'node:stream/consumers';
+import { DescribeRuleCommand, EventBridgeClient } from '@aws-sdk/client-eventbridge';
 import { GetObjectCommand, ListObjectsV2Command, PutObjectCommand } from '@aws-sdk/client-s3';
 import { startServer } from '@cherryq/api/serve';
 import { CherryQ, fingerprintOf, unwrapWebhook } from 'cherryq';
@@ -10,9 +11,11 @@ import { manifestSchema, type JobEvent } from 'cherryq/contract';
 import { compare, compress, evaluate } from 'cherryq/node';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { checkInstall } from '../../sdk/src/cli/install-check.ts';
 import { until } from '../support/api.ts';
 import { listen } from '../support/listen.ts';
 import { startMoto } from '../support/moto.ts';
+import { deployInstall, type DeployedInstall } from '../support/deployed-install.ts';
 import { tinyModelFiles } from '../support/tiny-model.ts';
 import { openPrivateInstall, type PrivateInstall } from '../support/private-install.ts';
 import { fileFolder, writeModelFolder, writeText } from './folders.ts';
@@ -218,5 +221,80 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
 
   it('it is ready when bucket and queue can be reached', async () => {
     expect((await install.fetch()('https://install.example/readyz')).status).toBe(200);
+  });
+});
+
+describe.runIf(moto !== null)('on what CloudFormation has made of the synthesized templates', () => {
+  let install: DeployedInstall;
+  const stop = new AbortController();
+  let batch: Promise<void>;
+  beforeAll(async () => {
+    if (moto === null) return;
+    install = await deployInstall(moto);
+    batch = install.runBatch(stop.signal);
+  }, 120_000);
+  afterAll(async () => {
+    stop.abort();
+    await batch;
+  });
+
+  it('the whole flow works, in the bucket, queue and definition that the outputs name, and gives the same bytes', async () => {
+    const client = new CherryQ({ baseUrl: 'https://install.example', fetch: install.fetch() });
+    const { hashes } = await flow(client, join(folder, 'deployed'));
+    expect(hashes).toEqual(local.hashes);
+    const { outputs } = install;
+    expect(outputs.JobQueues).toBe('cherryq-g5-8xlarge');
+    const submitted = await install.submitted();
+    expect(submitted).toHaveLength(2);
+    for (const { jobDefinition, tags } of submitted) {
+      expect(jobDefinition).toMatch(new RegExp(`/${outputs.JobDefinitions}:1$`));
+      expect(tags).toMatchObject({ 'cherryq:install': 'cherryq', 'cherryq:tenant': 'local' });
+    }
+    expect((await client.jobs.list()).data.map(({ machine }) => machine)).toEqual(['g5.8xlarge', 'g5.8xlarge']);
+    const { KeyCount } = await install.s3.send(new ListObjectsV2Command({ Bucket: outputs.BucketName }));
+    expect(KeyCount).toBeGreaterThan(20);
+    expect((await install.fetch()('https://install.example/readyz')).status).toBe(200);
+  });
+
+  it('`cherryq install check` finds it well, and leaves nothing behind', async () => {
+    // Signed requests alone are known to the front.
+    const send: typeof fetch = (input, init) => {
+      const request = new Request(input, { ...init, duplex: 'half' } as RequestInit);
+      // S3 refuses a signed address whose key was changed; moto looks at no signature.
+      if (request.url.includes('/other.txt')) return Promise.resolve(new Response(null, { status: 403 }));
+      return install.fetch(request.headers.has('authorization'))(request);
+    };
+    const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };
+    const options = { url: 'https://install.example/', region: 'eu-central-1', send };
+    const listed = async (): Promise<number[]> => {
+      const found = [await client.models.list({ limit: 100 }), await client.datasets.list({ limit: 100 })];
+      return found.map(({ data }) => data.length);
+    };
+    const client = new CherryQ({ baseUrl: 'https://install.example', fetch: install.fetch() });
+    const before = await listed();
+    const checks = await checkInstall({ ...options, credentials });
+    expect(checks.filter(({ passed }) => !passed)).toEqual([]);
+    expect(checks.map(({ name }) => name)).toEqual([
+      'closed to strangers',
+      'health',
+      'store and queues',
+      'signed addresses',
+      'estimate',
+    ]);
+    expect(checks.at(-1)?.detail).toContain('would run on g5.8xlarge');
+    const [stranger] = await checkInstall(options);
+    expect(stranger).toMatchObject({ passed: true });
+    expect(await listed()).toEqual(before);
+  });
+
+  it("the rule hands on the events of the install's own queues", async () => {
+    const { EventPattern, State } = await new EventBridgeClient(moto?.client ?? {}).send(
+      new DescribeRuleCommand({ Name: install.outputs.BatchRule }),
+    );
+    expect(State).toBe('ENABLED');
+    expect(JSON.parse(EventPattern ?? '')).toMatchObject({
+      'detail-type': ['Batch Job State Change'],
+      detail: { jobQueue: [expect.stringMatching(new RegExp(`:job-queue/${install.outputs.JobQueues}$`))] },
+    });
   });
 });

@@ -1,13 +1,8 @@
-import { App } from 'aws-cdk-lib';
-import { Match, Template } from 'aws-cdk-lib/assertions';
+import { Match, type Template } from 'aws-cdk-lib/assertions';
 import { describe, expect, it } from 'vitest';
-import { parseContext } from '../../infra/context.ts';
-import { StorageStack } from '../../infra/storage-stack.ts';
+import { synth } from '../support/synth.ts';
 
-const templateOf = (settings: Record<string, unknown> = {}): Template => {
-  const stack = new StorageStack(new App(), 'storage', { context: parseContext(settings) });
-  return Template.fromStack(stack);
-};
+const templateOf = (settings: Record<string, unknown> = {}): Template => synth(settings).template('storage');
 
 const rule = (properties: Record<string, unknown>): Record<string, unknown> => ({
   LifecycleConfiguration: { Rules: Match.arrayWith([Match.objectLike({ Status: 'Enabled', ...properties })]) },
@@ -76,7 +71,9 @@ describe('the bucket', () => {
   it('drops checkpoints by their tag and nothing else by age', () => {
     const tagged = { TagFilters: [{ Key: 'cherryq-kind', Value: 'checkpoint' }], ExpirationInDays: 14 };
     template.hasResourceProperties('AWS::S3::Bucket', rule({ Id: 'Checkpoints', ...tagged }));
-    const [bucket] = Object.values(template.findResources('AWS::S3::Bucket'));
+    const [bucket] = Object.values(
+      template.findResources('AWS::S3::Bucket', { Properties: { VersioningConfiguration: { Status: 'Enabled' } } }),
+    );
     const rules: Record<string, unknown>[] = bucket?.Properties.LifecycleConfiguration.Rules;
     expect(rules.filter((each) => 'ExpirationInDays' in each)).toHaveLength(1);
   });
@@ -90,7 +87,7 @@ describe('the bucket', () => {
 
 describe('settings', () => {
   it('do without a key where S3 manages the encryption', () => {
-    const template = templateOf({ 'cherryq:encryption': 's3' });
+    const template = templateOf({ encryption: 's3' });
     template.resourceCountIs('AWS::KMS::Key', 0);
     template.hasResourceProperties('AWS::S3::Bucket', {
       BucketEncryption: {
@@ -102,11 +99,11 @@ describe('settings', () => {
   });
 
   it('let the bucket go with its stack only when asked to', () => {
-    templateOf({ 'cherryq:retainData': false }).hasResource('AWS::S3::Bucket', { DeletionPolicy: 'Delete' });
+    templateOf({ retainData: false }).hasResource('AWS::S3::Bucket', { DeletionPolicy: 'Delete' });
   });
 
   it('set how long checkpoints live', () => {
-    templateOf({ 'cherryq:checkpointDays': 3 }).hasResourceProperties(
+    templateOf({ checkpointDays: 3 }).hasResourceProperties(
       'AWS::S3::Bucket',
       rule({ Id: 'Checkpoints', ExpirationInDays: 3 }),
     );

@@ -79,6 +79,7 @@ export const someJob = (fields: Partial<Job> = {}): Job => ({
   metadata: {},
   retryOf: null,
   estimate: null,
+  machine: null,
   createdAt: '2026-11-23T00:00:00.000Z',
   startedAt: null,
   finishedAt: null,

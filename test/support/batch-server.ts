@@ -13,7 +13,9 @@ export interface BatchServer {
   readonly url: string;
   readonly client: BatchClientConfig;
   readonly jobs: BatchJob[];
-  /** What `DescribeJobQueues` says. */
+  /** Job definitions that there are not. */
+  readonly missing: Set<string>;
+  /** What `DescribeJobQueues` says of every queue. */
   queueState: { state: string; status: string; statusReason?: string };
 }
 
@@ -24,6 +26,7 @@ export async function startBatchServer(): Promise<BatchServer> {
     url: '',
     client: {},
     jobs,
+    missing: new Set(),
     queueState: { state: 'ENABLED', status: 'VALID' },
   };
   const find = (id: string): BatchJob | undefined => jobs.find(({ detail }) => detail.jobId === id);
@@ -51,7 +54,9 @@ export async function startBatchServer(): Promise<BatchServer> {
       if (job !== undefined) job.terminated = reason;
       return {};
     },
-    '/v1/describejobqueues': () => ({ jobQueues: [started.queueState] }),
+    '/v1/describejobqueues': ({ jobQueues }: { jobQueues: string[] }) => ({
+      jobQueues: jobQueues.map((jobQueueName) => ({ jobQueueName, ...started.queueState })),
+    }),
   };
 
   const url = await listen((incoming, outgoing) => {
@@ -59,8 +64,14 @@ export async function startBatchServer(): Promise<BatchServer> {
     incoming.on('data', (part: Buffer) => parts.push(part));
     incoming.on('end', () => {
       const operation = operations[incoming.url ?? ''];
+      const body = JSON.parse(Buffer.concat(parts).toString()) as { jobDefinition?: string };
+      if (started.missing.has(body.jobDefinition ?? '')) {
+        outgoing.writeHead(400, { 'content-type': 'application/json', 'x-amzn-errortype': 'ClientException' });
+        outgoing.end(JSON.stringify({ message: `JobDefinition ${body.jobDefinition} does not exist` }));
+        return;
+      }
       outgoing.writeHead(operation === undefined ? 404 : 200, { 'content-type': 'application/json' });
-      outgoing.end(JSON.stringify(operation?.(JSON.parse(Buffer.concat(parts).toString()) as never) ?? {}));
+      outgoing.end(JSON.stringify(operation?.(body as never) ?? {}));
     });
   });
   const credentials = { accessKeyId: 'test', secretAccessKey: 'test' };

@@ -20,18 +20,27 @@ export interface Moto {
   close(): Promise<void>;
 }
 
-const packages = ['moto[server,s3,batch]==5.2.3'];
+const packages = ['moto[server,s3,batch]==5.2.3', 'cfn-lint==1.58.0'];
 
-/** @returns null, after a line that says why, where it cannot be had; in CI (`CHERRYQ_TEST_NATIVE`) that is an error */
-export async function startMoto(): Promise<Moto | null> {
-  let python: string;
+/**
+ * A Python that has moto and cfn-lint.
+ * @param what is not run without it   @returns null, after a line that says why, where it cannot be had; in CI
+ * (`CHERRYQ_TEST_NATIVE`) that is an error
+ */
+export async function motoPython(what: string): Promise<string | null> {
   try {
-    python = await pythonWith(packages, { kept: 'test', given: 'CHERRYQ_MOTO_PYTHON' });
+    return await pythonWith(packages, { kept: 'test', given: 'CHERRYQ_MOTO_PYTHON' });
   } catch (error) {
     if (process.env.CHERRYQ_TEST_NATIVE) throw error;
-    console.log(`not run: the tests against moto (${messageOf(error)})`);
+    console.log(`not run: ${what} (${messageOf(error)})`);
     return null;
   }
+}
+
+/** @returns null, after a line that says why, where it cannot be had */
+export async function startMoto(): Promise<Moto | null> {
+  const python = await motoPython('the tests against moto');
+  if (python === null) return null;
   const server = spawn(python, ['-m', 'moto.server', '-H', '127.0.0.1', '-p', '0'], {
     stdio: ['ignore', 'ignore', 'pipe'],
     env: { ...process.env, AWS_ACCESS_KEY_ID: 'test', AWS_SECRET_ACCESS_KEY: 'test' },

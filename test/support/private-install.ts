@@ -5,6 +5,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { randomUUID } from 'node:crypto';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { JobDetail } from '@aws-sdk/client-batch';
 import {
@@ -74,26 +77,51 @@ export async function openPrivateInstall(moto: Moto): Promise<PrivateInstall> {
     }),
   );
 
+  const machine = { name: 'processors', engine: 'native', hostBytes: 8e9, operationsPerSecond: 80e9 };
+  const jobQueue = 'cherryq-gpus';
+  return runInstall(moto, {
+    bucket,
+    prefix,
+    jobQueue,
+    environment: {
+      CHERRYQ_STORE: `s3://${bucket}/${prefix}`,
+      CHERRYQ_INSTALL: 'cherryq',
+      CHERRYQ_SOURCE_BUCKETS: `elsewhere, ${bucket}-models`,
+      // Where the tests' receivers are.
+      CHERRYQ_WEBHOOK_NETWORKS: '127.0.0.0/8',
+      CHERRYQ_MACHINES: JSON.stringify([{ machine, jobQueue, jobDefinition: 'cherryq-worker' }]),
+    },
+  });
+}
+
+export interface InstallParts {
+  readonly bucket: string;
+  /** Of the store in the bucket; empty or a folder. */
+  readonly prefix: string;
+  readonly jobQueue: string;
+  /** Of the functions. */
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+/** Functions and machines over what is there in moto. */
+export async function runInstall(moto: Moto, parts: InstallParts): Promise<PrivateInstall> {
+  const { bucket, prefix, jobQueue, environment } = parts;
+  const [s3, batch] = [new S3Client(moto.client), new BatchClient(moto.client)];
+  const scratch = await mkdtemp(join(tmpdir(), 'cherryq-scratch-'));
   const aws = {
     AWS_ENDPOINT_URL: moto.url,
     AWS_REGION: moto.client.region,
     AWS_ACCESS_KEY_ID: moto.client.credentials.accessKeyId,
     AWS_SECRET_ACCESS_KEY: moto.client.credentials.secretAccessKey,
   };
-  Object.assign(process.env, aws, {
-    CHERRYQ_STORE: `s3://${bucket}/${prefix}`,
-    CHERRYQ_SOURCE_BUCKETS: `elsewhere, ${bucket}-models`,
-    CHERRYQ_BATCH_QUEUE: 'cherryq-gpus',
-    CHERRYQ_BATCH_DEFINITION: 'cherryq-worker',
-    // Where the tests' receivers are.
-    CHERRYQ_WEBHOOK_NETWORKS: '127.0.0.0/8',
-  });
-  const functions = (await import(lambdaBundle)) as Functions;
+  Object.assign(process.env, aws, environment);
+  // A module of its own for each install: it reads its settings once.
+  const functions = (await import(`${lambdaBundle}?bucket=${bucket}`)) as Functions;
 
   async function submitted(): Promise<JobDetail[]> {
     const ids: string[] = [];
     for (const jobStatus of ['SUBMITTED', 'RUNNABLE', 'RUNNING', 'SUCCEEDED', 'FAILED'] as const) {
-      const page = await batch.send(new ListJobsCommand({ jobQueue: 'cherryq-gpus', jobStatus }));
+      const page = await batch.send(new ListJobsCommand({ jobQueue, jobStatus }));
       for (const { jobId } of page.jobSummaryList ?? []) if (jobId !== undefined) ids.push(jobId);
     }
     const { jobs = [] } = ids.length === 0 ? {} : await batch.send(new DescribeJobsCommand({ jobs: ids }));
@@ -101,17 +129,21 @@ export async function openPrivateInstall(moto: Moto): Promise<PrivateInstall> {
   }
 
   async function runContainer(detail: JobDetail): Promise<void> {
-    const { command = [], environment = [] } = detail.container ?? {};
+    const { command = [], environment: variables = [] } = detail.container ?? {};
     const tell = (change: Partial<JobDetail>): Promise<void> => {
       const said = { ...detail, ...change, container: { ...detail.container, ...change.container } };
       return functions.batchEvents({ detail: said as BatchDetail });
     };
     await tell({ status: 'RUNNABLE', statusReason: 'CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - none is free' });
     await tell({ status: 'RUNNING', statusReason: undefined });
-    const [program = '', ...args] = command;
+    // Without a command, what the image begins with.
+    const [program = '', ...args] = command.length > 0 ? command : [process.execPath, worker];
     const container = spawn(program, args, {
       env: {
-        ...Object.fromEntries(environment.map(({ name, value }) => [name, value])),
+        ...Object.fromEntries(variables.map(({ name, value }) => [name, value])),
+        // A folder of the machine, as its volumes are.
+        CHERRYQ_SCRATCH: scratch,
+        TMPDIR: scratch,
         // What an instance has by itself: its role's credentials, and programs.
         ...aws,
         PATH: process.env.PATH,

@@ -14,7 +14,7 @@
  */
 import type { BatchClient, BatchClientConfig, JobDetail } from '@aws-sdk/client-batch';
 import { exitCodes, terminalStatuses, type JobError } from 'cherryq/contract';
-import { createNumbered, numberedKey, readLatestNumbered } from '@cherryq/batch-jobs/storage';
+import { createNumbered, messageOf, numberedKey, readLatestNumbered } from '@cherryq/batch-jobs/storage';
 import { decodeTime } from 'ulid';
 import { z } from 'zod';
 import {
@@ -50,11 +50,21 @@ export interface BatchQueueOptions {
   readonly storeUrl: string;
   readonly clock: Clock;
   readonly logger: Logger;
-  /** Names or ARNs. */
-  readonly jobQueue: string;
-  readonly jobDefinition: string;
+  /** Where jobs run: each kind of machine has a queue and a definition of its own, the largest machine last. */
+  readonly targets: readonly BatchTarget[];
+  /** On every Batch job as the tag `cherryq:install`, by which permissions tell ours from others'. */
+  readonly installName: string;
   /** Region, endpoint, credentials; default: what the environment says. */
   readonly client?: BatchClientConfig;
+}
+
+export interface BatchTarget {
+  /** Name of the machine, as a job's spec has it. */
+  readonly machine: string;
+  /** Name or ARN of a job queue with a fair-share policy. */
+  readonly jobQueue: string;
+  /** Name of a job definition; `{tenant}` in it stands for the job's tenant. */
+  readonly jobDefinition: string;
 }
 
 export interface BatchQueue extends Queue {
@@ -65,7 +75,10 @@ export interface BatchQueue extends Queue {
 }
 
 /** What an event and `DescribeJobs` have in common. */
-export type BatchDetail = Pick<JobDetail, 'jobId' | 'jobName' | 'status' | 'statusReason' | 'attempts'> & {
+export type BatchDetail = Pick<
+  JobDetail,
+  'jobId' | 'jobName' | 'status' | 'statusReason' | 'attempts' | 'createdAt'
+> & {
   readonly container?: {
     readonly exitCode?: number;
     readonly reason?: string;
@@ -104,7 +117,7 @@ const maxSubmissions = 50;
 const announcedForMs = 3_600_000;
 
 export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
-  const { store, storeUrl, clock, logger, jobQueue, jobDefinition } = options;
+  const { store, storeUrl, clock, logger, targets, installName } = options;
   let opened: Promise<{ sdk: typeof Sdk; client: BatchClient; once: BatchClient }> | undefined;
 
   /** Loaded when it is first needed, since many requests never do. */
@@ -116,6 +129,14 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       once: new sdk.BatchClient({ ...options.client, maxAttempts: 1 }),
     }));
     return opened;
+  }
+
+  /** Of a job without a machine, or with one that the install no longer has, the largest. */
+  async function targetOf(job: JobRef): Promise<BatchTarget> {
+    const spec = await readSpec(store, job);
+    const target = targets.find(({ machine }) => machine === spec?.machine) ?? targets.at(-1);
+    if (target === undefined) throw new Error('the queue has no machines');
+    return target;
   }
 
   async function latestEntry(job: JobRef): Promise<{ number: number; entry: Entry } | null> {
@@ -132,7 +153,16 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     const claim: Entry = { type: 'claimed', time: new Date(began).toISOString() };
     if (!(await append(job, after + 1, claim))) return false;
     const checkpoints = await checkpointKeys(store, job);
-    const batchJobId = await submitOnce(job, began + submitWithinMs, after > 0, await stoppedIds(job, after));
+    let batchJobId: string;
+    try {
+      batchJobId = await submitOnce(job, began + submitWithinMs, after > 0, await stoppedIds(job, after));
+    } catch (error) {
+      if (!isUnknownDefinition(error)) throw error;
+      const message = `AWS Batch does not take jobs of tenant ${job.tenant}: ${messageOf(error)}. Add the tenant to cherryq:tenants of the install and deploy it.`;
+      await failJob(store, job, clock, serviceError('not_started', message));
+      await finishJob(store, job, clock);
+      return false;
+    }
     if (await append(job, after + 2, { type: 'submitted', batchJobId, checkpoints })) {
       const status = (await readLatestState(store, job))?.status ?? 'queued';
       // Cancelled or paused in between, when there was nothing to stop yet.
@@ -182,10 +212,12 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     stopped: ReadonlySet<string>,
   ): Promise<string> {
     const { sdk, once } = await batch();
+    const { jobQueue, jobDefinition } = await targetOf(job);
     const command = new sdk.SubmitJobCommand({
       jobName: nameOf(job),
       jobQueue,
-      jobDefinition,
+      jobDefinition: jobDefinition.replaceAll('{tenant}', job.tenant),
+      shareIdentifier: shareOf(job),
       containerOverrides: {
         environment: [
           { name: 'CHERRYQ_STORE', value: storeUrl },
@@ -202,7 +234,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
           { onReason: '*', action: 'EXIT' },
         ],
       },
-      tags: { 'cherryq:job': job.id, 'cherryq:tenant': job.tenant },
+      tags: { 'cherryq:install': installName, 'cherryq:job': job.id, 'cherryq:tenant': job.tenant },
       propagateTags: true,
     });
     for (let look = mayBeThere; ; look = true) {
@@ -227,6 +259,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   /** The Batch job of our job that has not ended, and is not one of those that are to stop. */
   async function findActive(job: JobRef, stopped: ReadonlySet<string> = new Set()): Promise<string | null> {
     const { sdk, client } = await batch();
+    const { jobQueue } = await targetOf(job);
     const filters = [{ name: 'JOB_NAME', values: [nameOf(job)] }];
     for (let nextToken: string | undefined; ;) {
       const page = await client.send(new sdk.ListJobsCommand({ jobQueue, filters, nextToken }));
@@ -269,7 +302,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
         return finishJob(store, job, clock);
       default:
         if (ended && detail.jobId !== undefined) await terminate(detail.jobId, 'the job has ended');
-        else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail.statusReason);
+        else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail);
         return false;
     }
   }
@@ -295,7 +328,9 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   }
 
   /** Says once why Batch does not start a job. */
-  async function noteWaiting(job: JobRef, reason: string | undefined): Promise<void> {
+  async function noteWaiting(job: JobRef, { statusReason: reason, createdAt }: BatchDetail): Promise<void> {
+    const waitingSeconds = createdAt === undefined ? 0 : Math.max(0, (clock.now() - createdAt) / 1000);
+    logger({ level: 'info', message: 'a job waits for a machine', job: job.id, waitingSeconds });
     if (!reason) return;
     const text = explain(reason);
     for await (const event of readEvents(job, undefined, (of, number) => readEventBatch(store, of, number))) {
@@ -324,11 +359,13 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
 
     async check() {
       const { sdk, client } = await batch();
-      const { jobQueues = [] } = await client.send(new sdk.DescribeJobQueuesCommand({ jobQueues: [jobQueue] }));
-      const [found] = jobQueues;
-      if (found?.state !== 'ENABLED' || found.status !== 'VALID') {
+      const names = [...new Set(targets.map(({ jobQueue }) => jobQueue))];
+      const { jobQueues = [] } = await client.send(new sdk.DescribeJobQueuesCommand({ jobQueues: names }));
+      for (const name of names) {
+        const found = jobQueues.find(({ jobQueueName, jobQueueArn }) => name === jobQueueName || name === jobQueueArn);
+        if (found?.state === 'ENABLED' && found.status === 'VALID') continue;
         const state = found === undefined ? 'is not there' : `is ${found.state} and ${found.status}`;
-        throw new Error(`the job queue ${jobQueue} of AWS Batch ${state}${explained(found?.statusReason)}`);
+        throw new Error(`the job queue ${name} of AWS Batch ${state}${explained(found?.statusReason)}`);
       }
     },
 
@@ -402,6 +439,9 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
 const entriesPrefix = (job: JobRef): string => `${job.prefix}/batch/`;
 /** Ids are ULIDs, so no tenant has another's. */
 const nameOf = ({ id }: JobRef): string => `cherryq-${id}`;
+/** Tenants share the machines fairly. Batch takes letters and digits only, so others are written by their code. */
+const shareOf = ({ tenant }: JobRef): string =>
+  tenant.replaceAll(/[^A-Za-z0-9]/g, (character) => `Z${character.charCodeAt(0).toString(16)}Z`);
 
 /** What Batch's words for the end of a container mean; its exit code as for every worker. */
 function endOf({ status, statusReason = '', container }: BatchDetail): { again: boolean; error: JobError } {
@@ -411,6 +451,11 @@ function endOf({ status, statusReason = '', container }: BatchDetail): { again: 
     const message =
       'The container used more memory than its job definition gives it. Use a larger instance, moments: bfloat16 or momentsIn: file, or lower training.batchSize and training.sequenceLength.';
     return { again: false, error: { fault: 'user', code: 'out_of_memory', message, param: null } };
+  }
+  if (/attempt duration exceeded timeout/i.test(statusReason)) {
+    const message =
+      'The job ran longer than the install lets one run (cherryq:maxJobHours). Retry it, to go on from its checkpoint, or take fewer training.tokens or a faster machine.';
+    return { again: false, error: { fault: 'user', code: 'timed_out', message, param: null } };
   }
   if (/^Host EC2/.test(statusReason)) {
     return { again: true, error: serviceError('worker_interrupted', 'The machine was taken back by AWS (Spot).') };
@@ -441,6 +486,11 @@ function explain(reason: string): string {
 }
 
 const explained = (reason: string | undefined): string => (reason ? `: ${reason}` : '');
+
+/** Each tenant has definitions of its own. */
+function isUnknownDefinition(error: unknown): boolean {
+  return (error as { name?: string }).name === 'ClientException' && /job ?definition/i.test(messageOf(error));
+}
 
 /** Whether a request may have arrived, or may go through the next time. */
 function mayPass(error: unknown): boolean {

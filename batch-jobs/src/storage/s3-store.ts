@@ -232,9 +232,34 @@ export class S3Store implements Store {
     keySegments(key);
     const { sdk, client } = await this.#sdk();
     const found = await this.#asking('read', key, () =>
-      unlessMissing(client.send(new sdk.HeadObjectCommand(this.#place(key)))),
+      this.#unlessMissing(key, client.send(new sdk.HeadObjectCommand(this.#place(key)))),
     );
     return found && { sizeBytes: found.ContentLength ?? 0, writer: found.Metadata?.[writerMark] };
+  }
+
+  /**
+   * Null where there is no such object; a bucket that is not there is an error. Of what is missing, S3 says 403 to those who may list
+   * only below a prefix, as the roles of jobs do; then the list tells.
+   */
+  async #unlessMissing<Answer>(key: string, asking: Promise<Answer>): Promise<Answer | null> {
+    try {
+      return await asking;
+    } catch (error) {
+      if (statusOf(error) === 404 && (error as Error).name !== 'NoSuchBucket') return null;
+      if (statusOf(error) !== 403 || (await this.#mayBeThere(key))) throw error;
+      return null;
+    }
+  }
+
+  async #mayBeThere(key: string): Promise<boolean> {
+    const { sdk, client } = await this.#sdk();
+    const { Bucket, Key: Prefix } = this.#place(key);
+    try {
+      const { Contents = [] } = await client.send(new sdk.ListObjectsV2Command({ Bucket, Prefix, MaxKeys: 1 }));
+      return Contents[0]?.Key === Prefix;
+    } catch {
+      return true;
+    }
   }
 
   /** @returns the bytes of a range, as they come, and how many there are; null when there is no such object */
@@ -263,7 +288,7 @@ export class S3Store implements Store {
       ...(etag === undefined ? {} : { IfMatch: etag }),
     });
     const found = await this.#asking('read', key, () =>
-      unlessMissing(client.send(command)).catch((error: unknown) => {
+      this.#unlessMissing(key, client.send(command)).catch((error: unknown) => {
         if (statusOf(error) === 416) return 'past the end' as const;
         throw error;
       }),
@@ -370,16 +395,6 @@ async function* nothing(): AsyncGenerator<Uint8Array, void, undefined> {}
 /** A stream reads ahead, and the maker of a body may change a piece by then. */
 async function* copies(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   for await (const piece of body) yield piece.slice();
-}
-
-/** Null where there is no such object; a bucket that is not there is an error. */
-async function unlessMissing<Answer>(asking: Promise<Answer>): Promise<Answer | null> {
-  try {
-    return await asking;
-  } catch (error) {
-    if (statusOf(error) === 404 && (error as Error).name !== 'NoSuchBucket') return null;
-    throw error;
-  }
 }
 
 /** Whether an exclusive write lost, or met another that was on its way. */

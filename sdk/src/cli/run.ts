@@ -14,6 +14,7 @@ import { evaluateCommand } from './evaluate.ts';
 import { failureOf } from './failure.ts';
 import { generateCommand } from './generate.ts';
 import { inspectCommand } from './inspect.ts';
+import { installCommand } from './install.ts';
 import { Interrupted, note, paintFor, print, printJson, type Io } from './io.ts';
 import { jobsCommand } from './jobs.ts';
 import { keysCommand } from './keys.ts';
@@ -41,6 +42,7 @@ export const rootCommand = (io: Io): Command =>
       eval: evalCommand(io),
       generate: generateCommand(io),
       engine: engineCommand(io),
+      install: installCommand(io),
       doctor: doctorCommand(io),
     },
   });

@@ -13,7 +13,7 @@ export const machineSchema = z.strictObject({
   /** Of the GPU; null without one. */
   deviceBytes: z.number().positive().nullable().default(null),
   dollarsPerHour: z.number().min(0).nullable().default(null),
-  /** From the start of a worker to its first work, and what comes after it. */
+  /** Until a worker runs: to start an instance and to fetch its image. */
   startSeconds: z.number().min(0).default(60),
   /** Floating-point operations of a model's matrices a second, as long as no job has been measured. */
   operationsPerSecond: z.number().positive(),
@@ -43,6 +43,8 @@ export const estimateSchema = keptEstimateSchema.extend({
   /** Why not, and what would help. */
   reason: z.string().nullable(),
   parameters: z.number().int(),
+  /** The machine that the figures are for: the one asked for, or the cheapest that fits. */
+  machine: z.string(),
   /** `measured`: by the tenant's last jobs; `assumed`: by the machine's entry in the configuration. */
   secondsBasis: z.enum(['measured', 'assumed']),
   machines: z.array(

@@ -75,6 +75,8 @@ export const jobSettingsSchema = z.strictObject({
   baselineModelId: idSchema.optional(),
   comparison: comparisonSchema.optional(),
   metadata: metadataSchema.default({}),
+  /** Name of a machine, as an estimate lists them; absent: the cheapest that fits. */
+  machine: z.string().min(1).max(64).optional(),
 });
 
 const { shape } = jobSettingsSchema;
@@ -180,6 +182,8 @@ export const jobSpecSchema = jobSettingsSchema.extend({
   checkpointsFrom: z.string().nullable().default(null),
   /** What was expected when the job was created; null where nothing could be said. */
   estimate: keptEstimateSchema.nullable().default(null),
+  /** The machine that it runs on; null where the queue chooses. */
+  machine: z.string().nullable().default(null),
 });
 
 export const cancelJobSchema = z.strictObject({
@@ -389,6 +393,8 @@ export const jobSchema = z.object({
   retryOf: idSchema.nullable(),
   /** What was expected when it was created, beside what it took, in the result. */
   estimate: keptEstimateSchema.nullable(),
+  /** The kind of machine that it runs on; null where nothing could be said of it. */
+  machine: z.string().nullable(),
   createdAt: timestampSchema,
   startedAt: timestampSchema.nullable(),
   finishedAt: timestampSchema.nullable(),

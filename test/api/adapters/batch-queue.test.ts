@@ -6,7 +6,14 @@ import { createNumbered } from '@cherryq/batch-jobs/storage';
 import type { BatchDetail, BatchQueue } from '../../../api/src/adapters/batch-queue.ts';
 import { createBatchQueue } from '../../../api/src/adapters/batch-queue.ts';
 import { createApp } from '../../../api/src/app.ts';
-import { advanceState, encodeJson, jobRef, readLatestState } from '../../../api/src/job-log.ts';
+import {
+  advanceState,
+  createJobFolder,
+  encodeJson,
+  jobRef,
+  readLatestState,
+  readSpec,
+} from '../../../api/src/job-log.ts';
 import type { Clock } from '../../../api/src/ports.ts';
 import { localKeys } from '../../../api/src/ports.ts';
 import { eventsOf, jsonRequest, read, uploadModel } from '../../support/api.ts';
@@ -17,6 +24,7 @@ import { startFaultyProxy } from '../../support/faulty-proxy.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
 
 const minute = 60_000;
+const gpus = [{ machine: 'this machine', jobQueue: 'gpus', jobDefinition: 'worker-{tenant}' }];
 
 interface Setup {
   readonly batch: BatchServer;
@@ -44,8 +52,8 @@ beforeEach(async () => {
       storeUrl: 's3://bucket/prefix',
       clock,
       logger: () => undefined,
-      jobQueue: 'gpus',
-      jobDefinition: 'worker:7',
+      targets: gpus,
+      installName: 'research',
       client: { ...batch.client, endpoint: proxy.url },
     });
   const queue = another();
@@ -88,14 +96,15 @@ describe('a job', () => {
       expect.objectContaining({
         jobName: `cherryq-${job.id}`,
         jobQueue: 'gpus',
-        jobDefinition: 'worker:7',
+        jobDefinition: 'worker-local',
+        shareIdentifier: 'local',
         containerOverrides: {
           environment: [
             { name: 'CHERRYQ_STORE', value: 's3://bucket/prefix' },
             { name: 'CHERRYQ_JOB', value: `tenants/local/jobs/${job.id}` },
           ],
         },
-        tags: { 'cherryq:job': job.id, 'cherryq:tenant': 'local' },
+        tags: { 'cherryq:install': 'research', 'cherryq:job': job.id, 'cherryq:tenant': 'local' },
       }),
     ]);
     const { evaluateOnExit = [] } = at.batch.jobs[0].input.retryStrategy ?? {};
@@ -105,6 +114,42 @@ describe('a job', () => {
       { onExitCode: '75', action: 'RETRY' },
       { onExitCode: '3', action: 'RETRY' },
     ]);
+  });
+
+  it('goes to the queue of its machine, with the definition and the share of its tenant', async () => {
+    const queue = createBatchQueue({
+      store: at.store,
+      storeUrl: 's3://bucket/prefix',
+      clock: at.clock,
+      logger: () => undefined,
+      targets: [
+        { machine: 'small', jobQueue: 't4', jobDefinition: 't4-{tenant}' },
+        { machine: 'large', jobQueue: 'h100', jobDefinition: 'h100-{tenant}' },
+      ],
+      installName: 'research',
+      client: at.batch.client,
+    });
+    const spec = await readSpec(at.store, ref(await create()));
+    if (spec === null) throw new Error('the job has no spec');
+    at.batch.jobs.length = 0;
+    const machines = { small: 't4', large: 'h100', 'that is no longer there': 'h100' };
+    let number = 0;
+    for (const machine of [...Object.keys(machines), null]) {
+      const job = jobRef('team-a', `01ARZ3NDEKTSV4RRFFQ69G5FA${number++}`);
+      await createJobFolder(at.store, job, { ...spec, id: job.id, machine });
+      await queue.submit(job);
+    }
+    const submitted = at.batch.jobs.map(({ input }) => [input.jobQueue, input.jobDefinition, input.shareIdentifier]);
+    expect(submitted).toEqual([...Object.values(machines), 'h100'].map((gpu) => [gpu, `${gpu}-team-a`, 'teamZ2dZa']));
+    await queue.check();
+  });
+
+  it('of a tenant that the install has no definition for fails, and says what to do', async () => {
+    at.batch.missing.add('worker-local');
+    const job = await create();
+    expect(await readJob(job)).toMatchObject({ status: 'failed', error: { fault: 'service', code: 'not_started' } });
+    expect((await readJob(job)).error?.message).toMatch(/tenant local: .*does not exist.* cherryq:tenants/);
+    expect(await at.queue.reconcile()).toEqual({ open: 0, submitted: 0, ended: 0 });
   });
 
   it('is submitted once by twenty callers at the same time', async () => {
@@ -297,6 +342,13 @@ describe('the end of a Batch job', () => {
       /more memory than its job definition/,
     ],
     [
+      'more time than a job may take',
+      { status: 'FAILED', statusReason: 'Job attempt duration exceeded timeout', container: { exitCode: 137 } },
+      'user',
+      'timed_out',
+      /go on from its checkpoint/,
+    ],
+    [
       'an image that cannot be read',
       {
         status: 'FAILED',
@@ -466,8 +518,8 @@ describe('a creation that dies', () => {
         storeUrl: 's3://bucket/prefix',
         clock: at.clock,
         logger: () => undefined,
-        jobQueue: 'gpus',
-        jobDefinition: 'worker:7',
+        targets: gpus,
+        installName: 'research',
         client: at.batch.client,
       });
     const appOf = (store: Store) =>

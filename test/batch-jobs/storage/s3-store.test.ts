@@ -62,6 +62,27 @@ describe.runIf(moto !== null)('on moto', () => {
       expect(await store.list('')).toEqual([]);
     });
 
+    it('knows what is missing from what is forbidden, though S3 says 403 to both', async () => {
+      const { bucket, store: direct } = await newStore();
+      await direct.put('there', Buffer.from('x'));
+      const { url, fail } = await startFaultyProxy(moto?.url ?? '');
+      const store = new S3Store({ bucket, prefix: 'some/where', client: { ...moto?.client, endpoint: url } });
+      fail({
+        when: ({ url: path = '' }) => !path.includes('list-type'),
+        times: 100,
+        kind: { status: 403, code: 'AccessDenied' },
+      });
+      expect([await store.get('their'), await store.head('their'), await store.head('ther')]).toEqual([
+        null,
+        null,
+        null,
+      ]);
+      await expect(store.get('there')).rejects.toThrow('does not let us read');
+      await expect(store.head('there')).rejects.toThrow('does not let us read');
+      fail({ when: () => true, times: 100, kind: { status: 403, code: 'AccessDenied' } });
+      await expect(store.get('their')).rejects.toThrow('does not let us read');
+    });
+
     it('sees nothing outside its prefix, and no empty folder that a console made', async () => {
       const { store, bucket } = await newStore('a/b');
       const put = (Key: string) => client().send(new PutObjectCommand({ Bucket: bucket, Key, Body: 'x' }));
