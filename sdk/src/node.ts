@@ -26,6 +26,7 @@ import type {
   UploadFile,
 } from './contract/index.ts';
 import { InputError, JobFailedError } from './errors.ts';
+import { estimateByConfig } from './estimate-by-config.ts';
 import type { CherryQ, RequestBody, UploadProgress } from './index.ts';
 import { delayBeforeRetry, sleep } from './retry.ts';
 
@@ -114,20 +115,9 @@ export async function estimate(client: CherryQ, options: EstimateOptions): Promi
   const { model, signal } = options;
   checkTexts(options);
   if (await isUploaded(model)) return client.jobs.estimate(await requestOf(client, model, options), { signal });
-  const content = await configOf(model);
-  const path = 'config.json';
-  const sha256 = createHash('sha256').update(content).digest('hex');
-  // Not `upload`, which would take a model that is there already, and that is not to be deleted.
-  const { id } = await client.models.create(
-    { name: basename(resolve(model)), files: [{ path, sizeBytes: content.byteLength, sha256 }] },
-    { signal },
-  );
-  try {
-    await client.models.putFile(id, path, { sizeBytes: content.byteLength, open: () => content }, { signal });
-    return await client.jobs.estimate(await requestOf(client, id, options), { signal });
-  } finally {
-    await client.models.delete(id);
-  }
+  const config = await configOf(model);
+  const name = basename(resolve(model));
+  return estimateByConfig(client, { name, config }, (id) => requestOf(client, id, options), { signal });
 }
 
 async function configOf(model: string): Promise<Uint8Array<ArrayBuffer>> {

@@ -1,5 +1,6 @@
 /** Whether a private install works, asked from outside. It starts no job, and takes away what it has put. */
 import { createHash, randomBytes } from 'node:crypto';
+import { estimateByConfig } from '../estimate-by-config.ts';
 import { CherryQ } from '../index.ts';
 import { signingFetch, type AwsCredentials } from './sign.ts';
 
@@ -102,18 +103,13 @@ export async function checkInstall(options: CheckOptions): Promise<Check[]> {
   if (!stored) return checks;
   await check('estimate', async () => {
     const config = new TextEncoder().encode(JSON.stringify(smallModel));
-    const model = await client.models.upload({
-      name: 'install check',
-      files: [{ path: 'config.json', content: config }],
-    });
-    return lent(client.models, model, async ({ id }) => {
-      const { allowed, reason, machine, machines } = await client.jobs.estimate({
-        modelId: id,
-        scheme: { method: 'rtn' },
-      });
-      if (!allowed) throw new Error(reason ?? 'a small job would not be taken');
-      return `a small job would run on ${machine}, one of ${machines.map(({ name }) => name).join(', ')}`;
-    });
+    const { allowed, reason, machine, machines } = await estimateByConfig(
+      client,
+      { name: 'install check', config },
+      (modelId) => ({ modelId, scheme: { method: 'rtn' } }),
+    );
+    if (!allowed) throw new Error(reason ?? 'a small job would not be taken');
+    return `a small job would run on ${machine}, one of ${machines.map(({ name }) => name).join(', ')}`;
   });
   return checks;
 }
