@@ -22,7 +22,7 @@ import type {
   UploadFile,
 } from './contract/index.ts';
 import { InputError, JobFailedError } from './errors.ts';
-import type { CherryQ, RequestBody, UploadProgress } from './index.ts';
+import { CherryQ as Client, type RequestBody, type UploadProgress } from './index.ts';
 import { delayBeforeRetry, sleep } from './retry.ts';
 
 type FileSource = UploadFile & RequestBody;
@@ -77,6 +77,24 @@ export interface Compression {
 }
 
 /**
+ * The client of `cherryq` with the work of this module as methods. Elsewhere than on Node.js, take that one.
+ * @example
+ * const client = new CherryQ();
+ * const { result } = await client.compress({ model: './model', scheme: { method: 'rtn', bits: 4 }, out: './compressed' });
+ */
+export class CherryQ extends Client {
+  /** @see compress */
+  compress(options: CompressOptions): Promise<Compression> {
+    return compress(this, options);
+  }
+
+  /** @see analyze */
+  analyze(options: AnalyzeOptions): Promise<Analysis> {
+    return analyze(this, options);
+  }
+}
+
+/**
  * The whole way: uploads the model and the texts as far as the server lacks them, creates the job, follows it and downloads
  * what it made.
  * @throws InputError for folders and files that cannot be used   @throws JobFailedError when the job does not succeed
@@ -84,7 +102,7 @@ export interface Compression {
  * const { result } = await compress(new CherryQ(), {
  *   model: './model', calibration: 'calibration.txt', evaluation: 'test.txt', scheme: { bits: 3 }, out: './compressed' });
  */
-export async function compress(client: CherryQ, options: CompressOptions): Promise<Compression> {
+export async function compress(client: Client, options: CompressOptions): Promise<Compression> {
   const { signal, scheme, training, formats, metadata, evaluationTokens } = options;
   const transfer = { signal, onProgress: options.onUpload };
   if (scheme?.method !== 'rtn' && options.calibration === undefined)
@@ -151,7 +169,7 @@ export interface Analysis {
  * Where a model's important weights are: uploads what the server lacks, runs an `analyze` job and downloads `analysis.json`
  * and the report.  @throws InputError, JobFailedError as `compress`
  */
-export async function analyze(client: CherryQ, options: AnalyzeOptions): Promise<Analysis> {
+export async function analyze(client: Client, options: AnalyzeOptions): Promise<Analysis> {
   const { signal, training, metadata, draws, cherryFraction } = options;
   const transfer = { signal, onProgress: options.onUpload };
   await checkOut(options.out, options.model);
@@ -177,11 +195,11 @@ export async function analyze(client: CherryQ, options: AnalyzeOptions): Promise
   return { job: ended, result: ended.analysisResult, ...downloaded };
 }
 
-async function modelOf(client: CherryQ, model: string, transfer: TransferOptions): Promise<string> {
+async function modelOf(client: Client, model: string, transfer: TransferOptions): Promise<string> {
   return (await isUploaded(model)) ? model : (await uploadModelFolder(client, model, transfer)).id;
 }
 
-async function datasetOf(client: CherryQ, file: string, transfer: TransferOptions): Promise<string> {
+async function datasetOf(client: Client, file: string, transfer: TransferOptions): Promise<string> {
   return (await isUploaded(file)) ? file : (await uploadTextFile(client, file, transfer)).id;
 }
 
@@ -194,7 +212,7 @@ async function inOrder<Item, Result>(items: readonly Item[], work: (item: Item) 
 
 /** What an ended job made, in a folder.  @throws JobFailedError when it made nothing */
 export async function downloadResult(
-  client: CherryQ,
+  client: Client,
   job: Job,
   outFolder: string,
   options: DownloadOptions = {},
@@ -209,7 +227,7 @@ export async function downloadResult(
  * stay.  @throws InputError before anything is sent
  */
 export async function uploadModelFolder(
-  client: CherryQ,
+  client: Client,
   folder: string,
   options: TransferOptions & { /** Default: the folder's. */ name?: string } = {},
 ): Promise<Model> {
@@ -223,7 +241,7 @@ export async function uploadModelFolder(
 const datasetEndings = ['.jsonl', '.ndjson', '.json', '.parquet', '.csv', '.txt.gz', '.jsonl.gz'];
 
 /** Uploads a text as a dataset of one file.  @throws InputError when it cannot be read or is empty */
-export async function uploadTextFile(client: CherryQ, path: string, options: TransferOptions = {}): Promise<Dataset> {
+export async function uploadTextFile(client: Client, path: string, options: TransferOptions = {}): Promise<Dataset> {
   await requireFile(path);
   // The ending tells the trainer how to read it.
   const ending = datasetEndings.find((known) => path.toLowerCase().endsWith(known)) ?? '.txt';
@@ -238,7 +256,7 @@ export async function uploadTextFile(client: CherryQ, path: string, options: Tra
  * @throws InputError when the disk lacks room   @throws IntegrityError when a file stays damaged
  */
 export async function downloadArtifacts(
-  client: CherryQ,
+  client: Client,
   jobId: string,
   outFolder: string,
   options: DownloadOptions = {},
@@ -273,7 +291,7 @@ export async function downloadArtifacts(
 
 /** Into `<target>.part`, from where an earlier try ended; renamed when its hash is right. */
 async function downloadFile(
-  client: CherryQ,
+  client: Client,
   jobId: string,
   file: ArtifactFile,
   target: string,
@@ -301,14 +319,14 @@ async function downloadFile(
 const maxDownloadRetries = 3;
 
 /** A large file may be with the server's store, at an address that is asked for with each try, since it does not last. */
-async function urlOf(client: CherryQ, jobId: string, path: string, signal?: AbortSignal): Promise<string | null> {
+async function urlOf(client: Client, jobId: string, path: string, signal?: AbortSignal): Promise<string | null> {
   return (await client.artifacts.list(jobId, { signal })).find((file) => file.path === path)?.url ?? null;
 }
 const mostThroughApi = 4 * 2 ** 20;
 
 /** Fetches what the part lacks.  @returns SHA-256 of the part, then whole */
 async function continuePart(
-  client: CherryQ,
+  client: Client,
   jobId: string,
   { path, sizeBytes, sha256 }: ArtifactFile,
   part: string,

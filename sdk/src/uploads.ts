@@ -57,7 +57,7 @@ export class Uploads<Upload extends Model | Dataset> {
     return everyItem((after = query.after) => this.list({ ...query, after }, options));
   }
 
-  get(id: string, options?: RequestOptions): Promise<Upload> {
+  retrieve(id: string, options?: RequestOptions): Promise<Upload> {
     return this.#transport.json({ method: 'GET', path: this.#of(id) }, options);
   }
 

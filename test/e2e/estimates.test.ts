@@ -26,7 +26,7 @@ it('sizes and memory of jobs are what their estimates said', async () => {
     { method: 'cherryq', bits: 2 },
   ] as const) {
     const request = { modelId, calibrationDatasetId, evaluation, scheme, training };
-    const expected = await client.jobs.estimate(request);
+    const expected = await client.estimates.create(request);
     const { id, estimate } = await client.jobs.create(request);
     expect(estimate).toMatchObject({ hostBytes: expected.hostBytes, outputBytes: expected.outputBytes });
     const { result } = await client.jobs.wait(id);
