@@ -87,6 +87,8 @@ export function createEstimator({
       if (!record?.spec.estimate || !outcome || ended?.status !== 'succeeded') continue;
       engine ??= engineNames.find((name) => name === outcome.engine) ?? null;
       const rate = record.spec.estimate.operations / Math.max(leastSeconds, outcome.seconds - startSeconds);
+      // What a plan counts no operations for, such as rounding without an evaluation, tells nothing of speed.
+      if (rate === 0) continue;
       all.push(rate);
       if (record.spec.kind === kind && record.spec.scheme.method === scheme.method) alike.push(rate);
     }
