@@ -69,11 +69,13 @@ export {
   TimeoutError,
   UnprocessableError,
 } from './errors.ts';
+export { openQuantized } from './quantized.ts';
 export { fingerprintOf } from './uploads.ts';
 export { unwrapWebhook } from './webhooks.ts';
 export type { ClientOptions, RequestBody, RequestLogEntry, RequestOptions, StreamedAnswer } from './client.ts';
 export type { ListEventsQuery, StreamEventsOptions } from './events.ts';
 export type { CreateJobOptions, ListJobsQuery, WaitOptions } from './jobs.ts';
+export type { FileSource, PlainTensor, QuantizationConfig, QuantizedModel, QuantizedTensor } from './quantized.ts';
 export type { ListUploadsQuery, UploadOptions, UploadProgress, UploadSource } from './uploads.ts';
 export type { CreateWebhookOptions, HeadersLike, ListDeliveriesQuery, UnwrapOptions } from './webhooks.ts';
 export type {

@@ -4,7 +4,7 @@
  */
 import { createHash, type Hash } from 'node:crypto';
 import { constants, createReadStream, createWriteStream } from 'node:fs';
-import { access, mkdir, readdir, realpath, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import { access, mkdir, open, readdir, realpath, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -22,7 +22,13 @@ import type {
   UploadFile,
 } from './contract/index.ts';
 import { InputError, JobFailedError } from './errors.ts';
-import { CherryQ as Client, type RequestBody, type UploadProgress } from './index.ts';
+import {
+  CherryQ as Client,
+  openQuantized,
+  type QuantizedModel,
+  type RequestBody,
+  type UploadProgress,
+} from './index.ts';
 import { delayBeforeRetry, sleep } from './retry.ts';
 
 type FileSource = UploadFile & RequestBody;
@@ -193,6 +199,33 @@ export async function analyze(client: Client, options: AnalyzeOptions): Promise<
   if (ended.analysisResult === null) throw new JobFailedError(ended);
   const downloaded = await downloadArtifacts(client, job.id, options.out, { signal, onProgress: options.onDownload });
   return { job: ended, result: ended.analysisResult, ...downloaded };
+}
+
+/**
+ * Opens the folder of a compressed model, as `compress` leaves it; its tensors are read when they are asked for.
+ * @example
+ * const model = await loadQuantized('compressed');
+ * const weight = await model.dequantize('model.layers.0.self_attn.q_proj.weight');
+ * @throws InputError naming the file and the tensor or field that is wrong
+ */
+export function loadQuantized(folder: string): Promise<QuantizedModel> {
+  return openQuantized({
+    sizeOf: (path) => sizeOf(join(folder, path)),
+    async read(path, start, end) {
+      const bytes = new Uint8Array(end - start);
+      const file = await open(join(folder, path));
+      try {
+        for (let at = 0; at < bytes.length;) {
+          const { bytesRead } = await file.read(bytes, at, bytes.length - at, start + at);
+          if (bytesRead === 0) throw new InputError('damaged_file', `${path} ends before byte ${end}`, path);
+          at += bytesRead;
+        }
+      } finally {
+        await file.close();
+      }
+      return bytes;
+    },
+  });
 }
 
 async function modelOf(client: Client, model: string, transfer: TransferOptions): Promise<string> {
