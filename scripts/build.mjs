@@ -129,7 +129,7 @@ if (existsSync('api/src/lambda.ts'))
   });
 
 if (process.argv.includes('--types'))
-  execFileSync('npx', ['tsc', '-p', 'sdk/tsconfig.types.json'], { stdio: 'inherit' });
+  execFileSync(process.execPath, ['scripts/sdk-types.mjs', 'sdk/dist/types'], { stdio: 'inherit' });
 
 /** AssemblyScript to WebAssembly with SIMD, one module per file; a module newer than its source is kept. */
 async function compileKernels(folder, outFolder) {

@@ -5,6 +5,7 @@
  */
 import { CherryQError, ConnectionError, errorFromResponse, InputError, TimeoutError } from './errors.ts';
 import { delayBeforeRetry, sleep } from './retry.ts';
+import { userAgent } from './user-agent.ts';
 
 export const defaultBaseUrl = 'http://127.0.0.1:7433';
 
@@ -19,12 +20,13 @@ export interface ClientOptions {
   timeoutMs?: number;
   /** Tries after the first, for what can succeed later. Default 2. */
   maxRetries?: number;
-  /** Called after each try. */
+  /** Called after each try. Sees neither keys nor bodies. */
   onRequest?: (entry: RequestLogEntry) => void;
 }
 
 export interface RequestLogEntry {
   method: string;
+  /** Without what an address elsewhere is signed with. */
   url: string;
   requestId: string;
   /** From 0. */
@@ -80,6 +82,7 @@ export class Transport {
   readonly maxRetries: number;
   readonly #fetch: typeof fetch;
   readonly #apiKey: string | undefined;
+  readonly #userAgent = userAgent();
   readonly #onRequest: ((entry: RequestLogEntry) => void) | undefined;
 
   constructor(options: ClientOptions = {}) {
@@ -101,8 +104,17 @@ export class Transport {
       try {
         return JSON.parse(text) as Result;
       } catch (cause) {
+        const where = `${this.baseUrl}${call.path}`;
+        if (isJson(response))
+          throw new ConnectionError(`${where}: the answer ends in its midst, after ${text.length} characters of JSON`, {
+            status: response.status,
+            code: 'cut_answer',
+            requestId,
+            retryable: true,
+            cause,
+          });
         throw new CherryQError(
-          `${this.baseUrl}${call.path} answered ${JSON.stringify(text.slice(0, 80))}, which is not JSON; is baseUrl the address of a CherryQ server?`,
+          `${where} answered ${JSON.stringify(text.slice(0, 80))}, which is not JSON; is baseUrl the address of a CherryQ server?`,
           { status: response.status, code: 'unexpected_answer', requestId, cause },
         );
       }
@@ -150,7 +162,7 @@ export class Transport {
       const log = (error: CherryQError | null, retryInMs: number | null): void =>
         this.#onRequest?.({
           method: call.method,
-          url: this.#url(call),
+          url: this.#shownUrl(call),
           requestId,
           attempt,
           status,
@@ -181,6 +193,7 @@ export class Transport {
     const own: Record<string, string> = {
       Accept: 'application/json',
       'X-Request-Id': requestId,
+      ...(this.#userAgent === undefined ? {} : { 'User-Agent': this.#userAgent }),
       ...(this.#apiKey === undefined ? {} : { Authorization: `Bearer ${this.#apiKey}` }),
       ...(idempotencyKey === undefined ? {} : { 'Idempotency-Key': idempotencyKey }),
     };
@@ -211,12 +224,17 @@ export class Transport {
     return `${this.baseUrl}${path}${search && `?${search}`}`;
   }
 
+  /** For logs and messages: an address elsewhere is signed, and its signature is a key. */
+  #shownUrl(call: Call): string {
+    return call.url === undefined ? this.#url(call) : (call.url.split('?')[0] ?? '');
+  }
+
   /** What a try threw, as the caller gets it: their own abort unchanged, all else as one of our errors. */
   #translate(cause: unknown, call: Call, options: RequestOptions, timer: IdleTimer, requestId: string): unknown {
     if (options.signal?.aborted) return options.signal.reason;
     if (cause instanceof CherryQError) return cause;
     if (timer.bodyError !== undefined) return timer.bodyError;
-    const what = `${call.method} ${this.baseUrl}${call.path}`;
+    const what = `${call.method} ${call.url === undefined ? `${this.baseUrl}${call.path}` : this.#shownUrl(call)}`;
     if (timer.expired)
       return new TimeoutError(
         `${what}: nothing came for ${timer.timeoutMs} ms; the server is busy or cannot be reached`,
@@ -230,10 +248,14 @@ export class Transport {
     // fetch reports every failure of the network as a TypeError.
     if (!(cause instanceof TypeError)) return cause;
     const reason = causeCode(cause) ?? cause.message;
-    return new ConnectionError(
-      `${what}: no answer (${reason}). Is the server running at ${this.baseUrl}? \`cherryq serve\` starts one`,
-      { code: 'connection', requestId, retryable: true, cause },
-    );
+    const advice =
+      call.url === undefined ? `Is the server running at ${this.baseUrl}? \`cherryq serve\` starts one` : '';
+    return new ConnectionError(`${what}: no answer (${reason}). ${advice}`.trim(), {
+      code: 'connection',
+      requestId,
+      retryable: true,
+      cause,
+    });
   }
 }
 
@@ -307,8 +329,9 @@ function watched(
           controller.error(translate(cause));
         }
       },
-      async cancel(reason) {
-        await reader.cancel(reason).catch(() => undefined);
+      cancel(reason) {
+        // Not awaited: of an answer that was copied on its way (by tracing, by a mock), it ends only with the copy.
+        reader.cancel(reason).catch(() => undefined);
         if (last) timer.abort();
       },
     },
@@ -324,8 +347,17 @@ function checkedBaseUrl(baseUrl: string): string {
       `baseUrl is ${JSON.stringify(baseUrl)}; it must begin with http:// or https://, such as ${defaultBaseUrl}`,
       'baseUrl',
     );
+  if (url.username !== '' || url.password !== '')
+    throw new InputError(
+      'invalid_base_url',
+      `baseUrl for ${url.host} holds a user or a password, which fetch refuses; give the key as apiKey`,
+      'baseUrl',
+    );
   return baseUrl.replace(/\/+$/, '');
 }
+
+const isJson = ({ headers }: Response): boolean =>
+  /^application\/(?:\S+\+)?json\b/.test(headers.get('content-type') ?? '');
 
 function causeCode(error: unknown): string | null {
   for (let at: unknown = error; at instanceof Error; at = at.cause)

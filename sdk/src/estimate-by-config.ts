@@ -18,7 +18,7 @@ export async function estimateByConfig(
   const { id } = await client.models.create({ name, files: [{ path, sizeBytes, sha256 }] }, options);
   try {
     await client.models.putFile(id, path, { sizeBytes, open: () => config }, options);
-    return await client.jobs.estimate(await requestFor(id), options);
+    return await client.estimates.create(await requestFor(id), options);
   } finally {
     await client.models.delete(id);
   }

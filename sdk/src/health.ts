@@ -1,6 +1,6 @@
-/** `client.health`: whether the server lives, is ready, and what it can do. */
+/** `client.health`: whether the server lives and is ready. */
 import type { RequestOptions, Transport } from './client.ts';
-import type { Capabilities, Health as HealthReport } from './contract/index.ts';
+import type { Health as HealthReport } from './contract/index.ts';
 
 export class Health {
   readonly #transport: Transport;
@@ -17,10 +17,5 @@ export class Health {
   /** Its store and queue answer too.  @throws ServerError (503) otherwise */
   ready(options?: RequestOptions): Promise<HealthReport> {
     return this.#transport.json({ method: 'GET', path: '/readyz' }, options);
-  }
-
-  /** Architectures, methods, bits, formats, limits and machines of this installation. */
-  capabilities(options?: RequestOptions): Promise<Capabilities> {
-    return this.#transport.json({ method: 'GET', path: '/v1/capabilities' }, options);
   }
 }

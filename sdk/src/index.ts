@@ -3,8 +3,10 @@
  * does and depends on nothing; folders and files are in `cherryq/node`.
  */
 import { Artifacts } from './artifacts.ts';
+import { Capabilities } from './capabilities.ts';
 import { Transport, type ClientOptions } from './client.ts';
 import type { Dataset } from './contract/index.ts';
+import { Estimates } from './estimates.ts';
 import { Events } from './events.ts';
 import { Health } from './health.ts';
 import { Jobs } from './jobs.ts';
@@ -25,8 +27,10 @@ export class CherryQ {
   readonly models: Models;
   readonly datasets: Uploads<Dataset>;
   readonly jobs: Jobs;
+  readonly estimates: Estimates;
   readonly events: Events;
   readonly artifacts: Artifacts;
+  readonly capabilities: Capabilities;
   readonly health: Health;
   readonly keys: Keys;
   readonly webhooks: Webhooks;
@@ -37,9 +41,11 @@ export class CherryQ {
     this.baseUrl = transport.baseUrl;
     this.models = new Models(transport, '/v1/models');
     this.datasets = new Uploads(transport, '/v1/datasets');
+    this.estimates = new Estimates(transport);
     this.events = new Events(transport);
     this.jobs = new Jobs(transport, this.events);
     this.artifacts = new Artifacts(transport);
+    this.capabilities = new Capabilities(transport);
     this.health = new Health(transport);
     this.keys = new Keys(transport);
     this.webhooks = new Webhooks(transport);
@@ -63,11 +69,13 @@ export {
   TimeoutError,
   UnprocessableError,
 } from './errors.ts';
+export { openQuantized } from './quantized.ts';
 export { fingerprintOf } from './uploads.ts';
 export { unwrapWebhook } from './webhooks.ts';
 export type { ClientOptions, RequestBody, RequestLogEntry, RequestOptions, StreamedAnswer } from './client.ts';
 export type { ListEventsQuery, StreamEventsOptions } from './events.ts';
 export type { CreateJobOptions, ListJobsQuery, WaitOptions } from './jobs.ts';
+export type { FileSource, PlainTensor, QuantizationConfig, QuantizedModel, QuantizedTensor } from './quantized.ts';
 export type { ListUploadsQuery, UploadOptions, UploadProgress, UploadSource } from './uploads.ts';
 export type { CreateWebhookOptions, HeadersLike, ListDeliveriesQuery, UnwrapOptions } from './webhooks.ts';
 export type {
@@ -81,6 +89,7 @@ export type {
   CreateWebhook,
   ImportModel,
   Dataset,
+  Estimate,
   EvaluationResult,
   GroupSize,
   Job,

@@ -1,6 +1,6 @@
 /** `client.jobs`: one compression of one model. */
 import type { RequestOptions, Transport } from './client.ts';
-import type { CreateJob, Estimate, Job, JobEvent, JobKind, JobStatus, Page } from './contract/index.ts';
+import type { CreateJob, Job, JobEvent, JobKind, JobStatus, Page } from './contract/index.ts';
 import { TimeoutError } from './errors.ts';
 import { hasEnded, type Events } from './events.ts';
 import { everyItem } from './pages.ts';
@@ -55,11 +55,6 @@ export class Jobs {
     return this.#transport.json({ method: 'POST', path: '/v1/jobs', json: request, idempotencyKey }, options);
   }
 
-  /** What such a job would need and cost, and whether it would be taken; nothing is started. */
-  estimate(request: CreateJob, options?: RequestOptions): Promise<Estimate> {
-    return this.#transport.json({ method: 'POST', path: '/v1/estimates', json: request }, options);
-  }
-
   /** One page, newest first. */
   list(query: ListJobsQuery = {}, options?: RequestOptions): Promise<Page<Job>> {
     return this.#transport.json({ method: 'GET', path: '/v1/jobs', query: { ...query } }, options);
@@ -70,7 +65,7 @@ export class Jobs {
     return everyItem((after = query.after) => this.list({ ...query, after }, options));
   }
 
-  get(id: string, options?: RequestOptions): Promise<Job> {
+  retrieve(id: string, options?: RequestOptions): Promise<Job> {
     return this.#transport.json({ method: 'GET', path: pathOf(id) }, options);
   }
 
@@ -119,7 +114,7 @@ export class Jobs {
           last = event.id;
           onEvent?.(event);
         }
-        const job = await this.get(id, { signal: either });
+        const job = await this.retrieve(id, { signal: either });
         if (hasEnded(job)) return job;
       }
     } catch (error) {

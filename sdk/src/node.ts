@@ -4,7 +4,19 @@
  */
 import { createHash, type Hash } from 'node:crypto';
 import { constants, createReadStream, createWriteStream } from 'node:fs';
-import { access, mkdir, readdir, readFile, realpath, rename, rm, stat, statfs, writeFile } from 'node:fs/promises';
+import {
+  access,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  realpath,
+  rename,
+  rm,
+  stat,
+  statfs,
+  writeFile,
+} from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -27,7 +39,13 @@ import type {
 } from './contract/index.ts';
 import { InputError, JobFailedError } from './errors.ts';
 import { estimateByConfig } from './estimate-by-config.ts';
-import type { CherryQ, RequestBody, UploadProgress } from './index.ts';
+import {
+  CherryQ as Client,
+  openQuantized,
+  type QuantizedModel,
+  type RequestBody,
+  type UploadProgress,
+} from './index.ts';
 import { delayBeforeRetry, sleep } from './retry.ts';
 
 type FileSource = UploadFile & RequestBody;
@@ -85,6 +103,39 @@ export interface Compression {
 }
 
 /**
+ * The client of `cherryq` with the work of this module as methods. Elsewhere than on Node.js, take that one.
+ * @example
+ * const client = new CherryQ();
+ * const { result } = await client.compress({ model: './model', scheme: { method: 'rtn', bits: 4 }, out: './compressed' });
+ */
+export class CherryQ extends Client {
+  /** @see compress */
+  compress(options: CompressOptions): Promise<Compression> {
+    return compress(this, options);
+  }
+
+  /** @see analyze */
+  analyze(options: AnalyzeOptions): Promise<Analysis> {
+    return analyze(this, options);
+  }
+
+  /** @see evaluate */
+  evaluate(options: EvaluateOptions): Promise<Evaluation> {
+    return evaluate(this, options);
+  }
+
+  /** @see compare */
+  compare(options: CompareOptions): Promise<ComparedSchemes> {
+    return compare(this, options);
+  }
+
+  /** @see estimate */
+  estimate(options: EstimateOptions): Promise<Estimate> {
+    return estimate(this, options);
+  }
+}
+
+/**
  * The whole way: uploads the model and the texts as far as the server lacks them, creates the job, follows it and downloads
  * what it made.
  * @throws InputError for folders and files that cannot be used   @throws JobFailedError when the job does not succeed
@@ -92,7 +143,7 @@ export interface Compression {
  * const { result } = await compress(new CherryQ(), {
  *   model: './model', calibration: 'calibration.txt', evaluation: 'test.txt', scheme: { bits: 3 }, out: './compressed' });
  */
-export async function compress(client: CherryQ, options: CompressOptions): Promise<Compression> {
+export async function compress(client: Client, options: CompressOptions): Promise<Compression> {
   const { signal } = options;
   checkTexts(options);
   await checkOut(options.out, options.model);
@@ -111,10 +162,10 @@ export type EstimateOptions = Omit<CompressOptions, 'out' | 'onJob' | 'onEvent' 
  * find.
  * @throws InputError as `compress`, and for a model that is to be imported: an import is no small thing to be done on the way
  */
-export async function estimate(client: CherryQ, options: EstimateOptions): Promise<Estimate> {
+export async function estimate(client: Client, options: EstimateOptions): Promise<Estimate> {
   const { model, signal } = options;
   checkTexts(options);
-  if (await isUploaded(model)) return client.jobs.estimate(await requestOf(client, model, options), { signal });
+  if (await isUploaded(model)) return client.estimates.create(await requestOf(client, model, options), { signal });
   const config = await configOf(model);
   const name = basename(resolve(model));
   return estimateByConfig(client, { name, config }, (id) => requestOf(client, id, options), { signal });
@@ -156,7 +207,7 @@ function checkTexts(options: EstimateOptions): void {
 }
 
 /** The job as it is asked for, its texts uploaded as far as the server lacks them. */
-async function requestOf(client: CherryQ, modelId: string, options: EstimateOptions): Promise<CreateJob> {
+async function requestOf(client: Client, modelId: string, options: EstimateOptions): Promise<CreateJob> {
   const { signal, scheme, training, formats, metadata, evaluationTokens } = options;
   const transfer = { signal, onProgress: options.onUpload };
   const datasetId = (file: string): Promise<string> => datasetOf(client, file, transfer);
@@ -203,7 +254,7 @@ export interface Analysis {
  * Where a model's important weights are: uploads what the server lacks, runs an `analyze` job and downloads `analysis.json`
  * and the report.  @throws InputError, JobFailedError as `compress`
  */
-export async function analyze(client: CherryQ, options: AnalyzeOptions): Promise<Analysis> {
+export async function analyze(client: Client, options: AnalyzeOptions): Promise<Analysis> {
   const { signal, training, metadata, draws, cherryFraction } = options;
   const transfer = { signal, onProgress: options.onUpload };
   await checkOut(options.out, options.model);
@@ -249,7 +300,7 @@ export interface Evaluation {
  * report.  @throws InputError, JobFailedError as `compress`
  * @example await evaluate(client, { model: { jobId }, baseline: './model', evaluation: 'test.txt', out: './evaluation' });
  */
-export async function evaluate(client: CherryQ, options: EvaluateOptions): Promise<Evaluation> {
+export async function evaluate(client: Client, options: EvaluateOptions): Promise<Evaluation> {
   const { model, signal, metadata, evaluationTokens } = options;
   const transfer = { signal, onProgress: options.onUpload };
   await checkOut(options.out, typeof model === 'string' ? model : options.evaluation);
@@ -295,7 +346,7 @@ export interface ComparedSchemes {
  * const { result } = await compare(client, {
  *   model: './model', calibration: 'train.txt', evaluation: 'test.txt', axes: { bits: [2, 3, 4] }, out: './comparison' });
  */
-export async function compare(client: CherryQ, options: CompareOptions): Promise<ComparedSchemes> {
+export async function compare(client: Client, options: CompareOptions): Promise<ComparedSchemes> {
   const { signal, scheme, training, schemes, axes, metadata, evaluationTokens, divergence } = options;
   const transfer = { signal, onProgress: options.onUpload };
   await checkOut(options.out, options.model);
@@ -320,7 +371,7 @@ export async function compare(client: CherryQ, options: CompareOptions): Promise
 
 /** Creates a job, follows it and downloads what it left.  @throws JobFailedError when it does not succeed */
 async function runToEnd(
-  client: CherryQ,
+  client: Client,
   request: CreateJob,
   { out, onJob, onEvent, onDownload, signal }: FollowOptions,
 ): Promise<{ job: Job; folder: string; manifest: Manifest }> {
@@ -332,18 +383,45 @@ async function runToEnd(
 }
 
 const tasksOf = (
-  client: CherryQ,
+  client: Client,
   tasks: readonly string[] | undefined,
   transfer: TransferOptions,
 ): Promise<{ datasetId: string }[]> =>
   inOrder(tasks ?? [], async (task) => ({ datasetId: await datasetOf(client, task, transfer) }));
 
-async function modelOf(client: CherryQ, model: string, transfer: TransferOptions): Promise<string> {
+/**
+ * Opens the folder of a compressed model, as `compress` leaves it; its tensors are read when they are asked for.
+ * @example
+ * const model = await loadQuantized('compressed');
+ * const weight = await model.dequantize('model.layers.0.self_attn.q_proj.weight');
+ * @throws InputError naming the file and the tensor or field that is wrong
+ */
+export function loadQuantized(folder: string): Promise<QuantizedModel> {
+  return openQuantized({
+    sizeOf: (path) => sizeOf(join(folder, path)),
+    async read(path, start, end) {
+      const bytes = new Uint8Array(end - start);
+      const file = await open(join(folder, path));
+      try {
+        for (let at = 0; at < bytes.length;) {
+          const { bytesRead } = await file.read(bytes, at, bytes.length - at, start + at);
+          if (bytesRead === 0) throw new InputError('damaged_file', `${path} ends before byte ${end}`, path);
+          at += bytesRead;
+        }
+      } finally {
+        await file.close();
+      }
+      return bytes;
+    },
+  });
+}
+
+async function modelOf(client: Client, model: string, transfer: TransferOptions): Promise<string> {
   if (/^(hf|s3|file):\/\//.test(model)) return (await client.models.import({ source: model }, transfer)).id;
   return (await isUploaded(model)) ? model : (await uploadModelFolder(client, model, transfer)).id;
 }
 
-async function datasetOf(client: CherryQ, file: string, transfer: TransferOptions): Promise<string> {
+async function datasetOf(client: Client, file: string, transfer: TransferOptions): Promise<string> {
   return (await isUploaded(file)) ? file : (await uploadTextFile(client, file, transfer)).id;
 }
 
@@ -356,7 +434,7 @@ async function inOrder<Item, Result>(items: readonly Item[], work: (item: Item) 
 
 /** What an ended job made, in a folder.  @throws JobFailedError when it made nothing */
 export async function downloadResult(
-  client: CherryQ,
+  client: Client,
   job: Job,
   outFolder: string,
   options: DownloadOptions = {},
@@ -371,7 +449,7 @@ export async function downloadResult(
  * stay.  @throws InputError before anything is sent
  */
 export async function uploadModelFolder(
-  client: CherryQ,
+  client: Client,
   folder: string,
   options: TransferOptions & { /** Default: the folder's. */ name?: string } = {},
 ): Promise<Model> {
@@ -385,7 +463,7 @@ export async function uploadModelFolder(
 const datasetEndings = ['.jsonl', '.ndjson', '.json', '.parquet', '.csv', '.txt.gz', '.jsonl.gz'];
 
 /** Uploads a text as a dataset of one file.  @throws InputError when it cannot be read or is empty */
-export async function uploadTextFile(client: CherryQ, path: string, options: TransferOptions = {}): Promise<Dataset> {
+export async function uploadTextFile(client: Client, path: string, options: TransferOptions = {}): Promise<Dataset> {
   await requireFile(path);
   // The ending tells the trainer how to read it.
   const ending = datasetEndings.find((known) => path.toLowerCase().endsWith(known)) ?? '.txt';
@@ -400,7 +478,7 @@ export async function uploadTextFile(client: CherryQ, path: string, options: Tra
  * @throws InputError when the disk lacks room   @throws IntegrityError when a file stays damaged
  */
 export async function downloadArtifacts(
-  client: CherryQ,
+  client: Client,
   jobId: string,
   outFolder: string,
   options: DownloadOptions = {},
@@ -435,7 +513,7 @@ export async function downloadArtifacts(
 
 /** Into `<target>.part`, from where an earlier try ended; renamed when its hash is right. */
 async function downloadFile(
-  client: CherryQ,
+  client: Client,
   jobId: string,
   file: ArtifactFile,
   target: string,
@@ -463,14 +541,14 @@ async function downloadFile(
 const maxDownloadRetries = 3;
 
 /** A large file may be with the server's store, at an address that is asked for with each try, since it does not last. */
-async function urlOf(client: CherryQ, jobId: string, path: string, signal?: AbortSignal): Promise<string | null> {
+async function urlOf(client: Client, jobId: string, path: string, signal?: AbortSignal): Promise<string | null> {
   return (await client.artifacts.list(jobId, { signal })).find((file) => file.path === path)?.url ?? null;
 }
 const mostThroughApi = 4 * 2 ** 20;
 
 /** Fetches what the part lacks.  @returns SHA-256 of the part, then whole */
 async function continuePart(
-  client: CherryQ,
+  client: Client,
   jobId: string,
   { path, sizeBytes, sha256 }: ArtifactFile,
   part: string,

@@ -66,7 +66,7 @@ export class Uploads<Upload extends Model | Dataset> {
     return everyItem((after = query.after) => this.list({ ...query, after }, options));
   }
 
-  get(id: string, options?: RequestOptions): Promise<Upload> {
+  retrieve(id: string, options?: RequestOptions): Promise<Upload> {
     return this.#transport.json({ method: 'GET', path: this.#of(id) }, options);
   }
 
@@ -180,7 +180,7 @@ export class Models extends Uploads<Model> {
     let model = await this.create(request, rest);
     for (let waitMs = firstPollMs; model.status === 'importing'; waitMs = Math.min(2 * waitMs, longestPollMs)) {
       await sleep(waitMs, rest.signal);
-      model = await this.get(model.id, rest);
+      model = await this.retrieve(model.id, rest);
       onProgress?.({ path: request.source, sentBytes: model.importedBytes ?? 0, totalBytes: model.sizeBytes });
     }
     if (model.error === null) return model;

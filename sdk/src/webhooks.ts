@@ -57,7 +57,7 @@ export class Webhooks {
     return this.#transport.json({ method: 'GET', path: '/v1/webhooks' }, options);
   }
 
-  get(id: string, options?: RequestOptions): Promise<Webhook> {
+  retrieve(id: string, options?: RequestOptions): Promise<Webhook> {
     return this.#transport.json({ method: 'GET', path: pathOf(id) }, options);
   }
 

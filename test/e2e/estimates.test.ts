@@ -27,7 +27,7 @@ it('sizes and memory of jobs are what their estimates said', async () => {
     { method: 'cherryq', bits: 3 },
   ] as const) {
     const request = { modelId, calibrationDatasetId, evaluation, scheme, training };
-    const expected = await client.jobs.estimate(request);
+    const expected = await client.estimates.create(request);
     const { id, estimate } = await client.jobs.create(request);
     expect(estimate).toMatchObject({ hostBytes: expected.hostBytes, outputBytes: expected.outputBytes });
     const { result } = await client.jobs.wait(id);
@@ -41,5 +41,18 @@ it('sizes and memory of jobs are what their estimates said', async () => {
     expect(ratio).toBeGreaterThan(0.7);
     expect(ratio).toBeLessThan(1.4);
     expect(expected.secondsBasis).toBe('measured');
+  }
+});
+
+it('a job without operations to count, such as rounding without an evaluation, leaves the next estimate well', async () => {
+  const server = await startServer({ storeFolder: join(folder, 'rounded'), port: 0 });
+  onTestFinished(() => server.close());
+  const client = new CherryQ({ baseUrl: server.url });
+  const { id: modelId } = await uploadModelFolder(client, join(demo, 'model'));
+  const request = { modelId, scheme: { method: 'rtn', bits: 4 } } as const;
+  for (const time of ['first', 'second']) {
+    const { id, estimate } = await client.jobs.create(request);
+    expect(estimate?.seconds, time).toBeGreaterThanOrEqual(0);
+    expect(await client.jobs.wait(id)).toMatchObject({ status: 'succeeded' });
   }
 });

@@ -196,7 +196,7 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     const begun = await client.models.create({ source });
     expect(begun).toMatchObject({ status: 'importing', name: 'tiny', importedBytes: 0, files: [] });
     await install.functions.reconcile();
-    const model = await client.models.get(begun.id);
+    const model = await client.models.retrieve(begun.id);
     expect(model).toMatchObject({ status: 'ready', source: { url: source, revision: null } });
     const described = Object.entries(files).map(([path, content]) => ({
       path,

@@ -141,7 +141,7 @@ it('B3, B4: a job that was cancelled in its training, and keeps its checkpoint, 
   await until('the end of the worker', async () => (await childrenOf(server.pid)).length === 0);
   expect((await client.jobs.resume(id)).status).toBe('queued');
   await until('the worker', () =>
-    client.jobs.get(id).then(({ attempt, status }) => attempt === 2 && status === 'running'),
+    client.jobs.retrieve(id).then(({ attempt, status }) => attempt === 2 && status === 'running'),
   );
   await client.jobs.cancel(id, { keepCheckpoint: true });
   await expect(first.ended).rejects.toThrow('cancelled');

@@ -70,7 +70,7 @@ describe('errors of the client', () => {
     const detail = `the field is wrong (${status})`;
     const errors = [{ pointer: '/scheme/bits', detail: 'must be 2, 3, 4 or 8; got 5' }];
     answer(() => refused(status, { code, detail, param: 'scheme.bits', requestId: 'r-1', errors }));
-    const error = await thrownBy(new CherryQ({ baseUrl: address }).jobs.get(jobId));
+    const error = await thrownBy(new CherryQ({ baseUrl: address }).jobs.retrieve(jobId));
     expect(error).toBeInstanceOf(Class);
     expect(error.name).toBe(Class.name);
     expect(error.message).toBe(detail);
@@ -79,7 +79,7 @@ describe('errors of the client', () => {
 
   it("have a sentence for a proxy's answer that is no problem", async () => {
     answer(() => HttpResponse.text('<h1>Bad gateway</h1>', { status: 502 }));
-    const error = await thrownBy(new CherryQ({ baseUrl: address, maxRetries: 0 }).jobs.get(jobId));
+    const error = await thrownBy(new CherryQ({ baseUrl: address, maxRetries: 0 }).jobs.retrieve(jobId));
     expect(error).toBeInstanceOf(ServerError);
     expect(error.message).toBe('the server answered 502 without saying why: <h1>Bad gateway</h1>');
     expect(error).toMatchObject({ code: 'http_502', retryable: true });
@@ -88,14 +88,14 @@ describe('errors of the client', () => {
 
   it('tell an address that is not of a CherryQ server', async () => {
     answer(() => HttpResponse.text('<!doctype html>'));
-    const error = await thrownBy(new CherryQ({ baseUrl: address }).jobs.get(jobId));
+    const error = await thrownBy(new CherryQ({ baseUrl: address }).jobs.retrieve(jobId));
     expect(error.code).toBe('unexpected_answer');
     expect(error.message).toContain('is baseUrl the address of a CherryQ server?');
   });
 
   it('tell a server that cannot be reached', async () => {
     answer(() => HttpResponse.error());
-    const error = await thrownBy(new CherryQ({ baseUrl: address, maxRetries: 0 }).jobs.get(jobId));
+    const error = await thrownBy(new CherryQ({ baseUrl: address, maxRetries: 0 }).jobs.retrieve(jobId));
     expect(error).toBeInstanceOf(ConnectionError);
     expect(error.message).toContain(`Is the server running at ${address}?`);
     expect(error).toMatchObject({ status: null, retryable: true });
@@ -106,7 +106,7 @@ describe('errors of the client', () => {
       await delay(2000);
       return found();
     });
-    const error = await thrownBy(new CherryQ({ baseUrl: address, maxRetries: 0, timeoutMs: 50 }).jobs.get(jobId));
+    const error = await thrownBy(new CherryQ({ baseUrl: address, maxRetries: 0, timeoutMs: 50 }).jobs.retrieve(jobId));
     expect(error).toBeInstanceOf(TimeoutError);
     expect(error.message).toContain('nothing came for 50 ms');
   });
@@ -123,7 +123,7 @@ describe('retries of the client', () => {
       () => refused(500, { retryable: true }),
       found,
     );
-    expect((await new CherryQ({ baseUrl: address }).jobs.get(jobId)).id).toBe(jobId);
+    expect((await new CherryQ({ baseUrl: address }).jobs.retrieve(jobId)).id).toBe(jobId);
     const [first, second, third] = requests.map(({ at }) => at);
     expect(second - first).toBeGreaterThanOrEqual(245);
     expect(third - second).toBeGreaterThanOrEqual(495);
@@ -134,38 +134,38 @@ describe('retries of the client', () => {
       () => refused(429, { code: 'too_many_requests', retryable: true }, { 'retry-after': '1' }),
       found,
     );
-    await new CherryQ({ baseUrl: address }).jobs.get(jobId);
+    await new CherryQ({ baseUrl: address }).jobs.retrieve(jobId);
     expect(requests[1].at - requests[0].at).toBeGreaterThanOrEqual(995);
   });
 
   it('come after 429 without Retry-After too', async () => {
     const requests = answer(() => refused(429, { code: 'too_many_requests', retryable: true }), found);
-    await new CherryQ({ baseUrl: address }).jobs.get(jobId);
+    await new CherryQ({ baseUrl: address }).jobs.retrieve(jobId);
     expect(requests[1].at - requests[0].at).toBeGreaterThanOrEqual(245);
   });
 
   it('do not sleep through a Retry-After of an hour', async () => {
     const requests = answer(() => refused(503, { code: 'unavailable', retryable: true }, { 'retry-after': '3600' }));
-    const error = await thrownBy(new CherryQ({ baseUrl: address }).jobs.get(jobId));
+    const error = await thrownBy(new CherryQ({ baseUrl: address }).jobs.retrieve(jobId));
     expect(error.retryAfterMs).toBe(3_600_000);
     expect(requests).toHaveLength(1);
   });
 
   it('come after a connection that broke', async () => {
     const requests = answer(() => HttpResponse.error(), found);
-    await new CherryQ({ baseUrl: address }).jobs.get(jobId);
+    await new CherryQ({ baseUrl: address }).jobs.retrieve(jobId);
     expect(requests).toHaveLength(2);
   });
 
   it('end after maxRetries', async () => {
     const requests = answer(() => refused(500, { retryable: true }));
-    await thrownBy(new CherryQ({ baseUrl: address, maxRetries: 1 }).jobs.get(jobId));
+    await thrownBy(new CherryQ({ baseUrl: address, maxRetries: 1 }).jobs.retrieve(jobId));
     expect(requests).toHaveLength(2);
   });
 
   it('do not come for what the caller must change', async () => {
     const requests = answer(() => refused(404, { code: 'not_found' }));
-    await thrownBy(new CherryQ({ baseUrl: address }).jobs.get(jobId));
+    await thrownBy(new CherryQ({ baseUrl: address }).jobs.retrieve(jobId));
     expect(requests).toHaveLength(1);
   });
 
@@ -173,7 +173,7 @@ describe('retries of the client', () => {
     answer(() => refused(503, { code: 'unavailable', retryable: true }, { 'retry-after': '30' }));
     const reason = new Error('enough');
     const started = Date.now();
-    const work = new CherryQ({ baseUrl: address }).jobs.get(jobId, { signal: abortedIn(100, reason) });
+    const work = new CherryQ({ baseUrl: address }).jobs.retrieve(jobId, { signal: abortedIn(100, reason) });
     await expect(work).rejects.toBe(reason);
     expect(Date.now() - started).toBeLessThan(5000);
   });
@@ -202,7 +202,7 @@ describe('retries of the client', () => {
   it('are told to the log hook, try by try', async () => {
     answer(() => refused(500, { retryable: true }), found);
     const log: RequestLogEntry[] = [];
-    await new CherryQ({ baseUrl: address, onRequest: (entry) => log.push(entry) }).jobs.get(jobId);
+    await new CherryQ({ baseUrl: address, onRequest: (entry) => log.push(entry) }).jobs.retrieve(jobId);
     expect(log).toMatchObject([
       { method: 'GET', url: jobUrl, attempt: 0, status: 500, error: { code: 'internal' } },
       { method: 'GET', url: jobUrl, attempt: 1, status: 200, error: null, retryInMs: null },

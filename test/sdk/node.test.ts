@@ -4,12 +4,12 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { describe, expect, it, onTestFinished } from 'vitest';
 import { CherryQ, InputError, IntegrityError, JobFailedError, type JobEvent } from 'cherryq';
-import { compress, downloadArtifacts, uploadModelFolder, uploadTextFile } from 'cherryq/node';
+import { CherryQ as NodeClient, compress, downloadArtifacts, uploadModelFolder, uploadTextFile } from 'cherryq/node';
 import type { Manifest } from 'cherryq/contract';
 import { openTestApi } from '../support/api.ts';
 import { listen } from '../support/listen.ts';
 import { tinyModelFiles } from '../support/tiny-model.ts';
-import { clientOf, jobId } from './support.ts';
+import { address, clientOf, jobId } from './support.ts';
 
 async function makeFolder(contents: Record<string, string | Uint8Array> = {}): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'cherryq-sdk-'));
@@ -141,6 +141,19 @@ describe('compress', () => {
     expect(JSON.parse(await readFile(join(out, 'manifest.json'), 'utf8'))).toEqual(done.manifest);
   });
 
+  it('is a method of the client for Node', async () => {
+    const { api } = await open();
+    const send: typeof fetch = async (input, init) => api.app.fetch(new Request(input, init));
+    const client = new NodeClient({ baseUrl: address, fetch: send });
+    const done = await client.compress({
+      model: await makeFolder(modelContents),
+      out: await makeFolder(),
+      ...plan('succeed'),
+    });
+    expect(done.job.status).toBe('succeeded');
+    expect((await client.capabilities.retrieve()).methods).toContain('cherryq');
+  });
+
   it('throws the error of a job that failed', async () => {
     const { client } = await open();
     const [model, out] = [await makeFolder(modelContents), await makeFolder()];
@@ -190,7 +203,7 @@ describe('compress', () => {
       onEvent: (event) => event.type === 'job.started' && controller.abort(reason),
     });
     await expect(work).rejects.toBe(reason);
-    expect((await client.jobs.get(id)).status).toBe('running');
+    expect((await client.jobs.retrieve(id)).status).toBe('running');
   });
 });
 

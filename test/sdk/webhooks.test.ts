@@ -80,7 +80,7 @@ describe('client.webhooks', () => {
       response.writeHead(204).end();
     });
     const { secret, ...webhook } = await client.webhooks.create({ url });
-    expect(await client.webhooks.get(webhook.id)).toEqual(webhook);
+    expect(await client.webhooks.retrieve(webhook.id)).toEqual(webhook);
     expect((await client.webhooks.list()).data).toEqual([webhook]);
     const tested = await client.webhooks.test(webhook.id);
     expect(tested.status).toBe('delivered');
@@ -92,6 +92,6 @@ describe('client.webhooks', () => {
     expect((await client.webhooks.rotateSecret(webhook.id)).secret).not.toBe(secret);
     expect(await client.webhooks.update(webhook.id, { enabled: false })).toMatchObject({ enabled: false });
     await client.webhooks.delete(webhook.id);
-    await expect(client.webhooks.get(webhook.id)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(client.webhooks.retrieve(webhook.id)).rejects.toMatchObject({ code: 'not_found' });
   });
 });

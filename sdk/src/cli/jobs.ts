@@ -74,7 +74,7 @@ const show = (io: Io) =>
     examples: ['cherryq jobs show 01JZ8Q3V5X9Y2W4T6R8P0N1M3K'],
     args: { id, ...serverFlags, json },
     async run(args) {
-      const job = await look(io, args, (client, signal) => client.jobs.get(args.id, { signal }));
+      const job = await look(io, args, (client, signal) => client.jobs.retrieve(args.id, { signal }));
       if (args.json) return printJson(io, job);
       print(io, `job       ${job.id}`);
       print(io, `status    ${job.status}${job.attempt > 1 ? ` (attempt ${job.attempt})` : ''}`);

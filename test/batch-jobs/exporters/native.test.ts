@@ -17,16 +17,10 @@ import {
 import { isLinear, tensorShapes } from '../../../batch-jobs/src/models/decoder-config.ts';
 import { parseModelConfig } from '../../../batch-jobs/src/models/registry.ts';
 import { float16ToFloat32, float32ToFloat16 } from '../../../batch-jobs/src/numeric/dtypes.ts';
-import type { Cherries, Grid } from '../../../batch-jobs/src/numeric/quantizer.ts';
-import {
-  cherryCount,
-  dequantizeMatrix,
-  noCherries,
-  quantizeMatrix,
-  storedBits,
-} from '../../../batch-jobs/src/numeric/quantizer.ts';
+import type { Grid } from '../../../batch-jobs/src/numeric/quantizer.ts';
+import { dequantizeMatrix, noCherries, quantizeMatrix, storedBits } from '../../../batch-jobs/src/numeric/quantizer.ts';
 import type { FolderStore } from '../../../batch-jobs/src/storage/index.ts';
-import { topCherries } from '../../support/cherries.ts';
+import { compressTiny as compress, everyKindOfScheme } from '../../support/native-folder.ts';
 import { temporaryStore } from '../../support/temporary-store.ts';
 import { tinyConfig, tinyTokenizer, tinyWeights, writeTinyModel } from '../../support/tiny-model.ts';
 import { gridFor } from '../../support/grid.ts';
@@ -34,35 +28,6 @@ import { gridFor } from '../../support/grid.ts';
 const q = 'model.layers.0.self_attn.q_proj.weight';
 const shapes = tensorShapes(parseModelConfig(tinyConfig));
 const halfOf = (values: Float32Array): Float32Array => float16ToFloat32(float32ToFloat16(values));
-
-function compress(settings: Partial<Scheme>): CompressedModel & { values: Map<string, Float32Array> } {
-  const scheme = schemeSchema.parse({ bits: 3, groupSize: 16, ...settings });
-  const keepsCherries = scheme.method === 'cherryq';
-  const values = tinyWeights();
-  const cherries = new Map<string, Cherries>();
-  const columnScales = new Map<string, Float32Array>();
-  for (const [name, [, columns]] of shapes) {
-    const scores = values.get(name)?.map(Math.abs) as Float32Array;
-    if (keepsCherries && isLinear(name)) {
-      const own = topCherries(scores, columns, cherryCount(columns, scheme.cherryFraction));
-      cherries.set(name, scheme.cherryMode === 'column' ? asColumns(own) : own);
-    }
-    if (scheme.columnScales === 'searched' && isLinear(name)) {
-      columnScales.set(
-        name,
-        Float32Array.from({ length: columns }, (_, column) => 2 ** ((column % 5) - 2)),
-      );
-    }
-  }
-  const weights = weightsInMemory(values);
-  const chosen = { values, cherries, columnScales, isQuantized: isLinear };
-  return { configJson: tinyConfig, scheme, keepsCherries, shapes, weights, ...chosen };
-}
-
-/** Every row's cherries in the columns of the first row's. */
-function asColumns({ perRow, columns }: Cherries): Cherries {
-  return { perRow, columns: columns.map((_, index) => columns[index % perRow]), shared: true };
-}
 
 interface Changes {
   config?: Record<string, unknown>;
@@ -104,22 +69,7 @@ function gridFrom({ method, bits, groupSize, quantizer, groups }: Scheme): Grid 
   return gridFor(bits, groupSize === 'row' ? Infinity : groupSize, { ...levels, aligned: groups === 'aligned' });
 }
 
-const schemes: Partial<Scheme>[] = [
-  { method: 'rtn', bits: 2 },
-  { method: 'rtn', bits: 8, groupSize: 'row' },
-  { method: 'qat', bits: 3, groupSize: 7 },
-  { method: 'cherryq', bits: 3 },
-  { method: 'cherryq', bits: 4, groupSize: 'row', cherryFraction: 0.25 },
-  { method: 'cherryq', bits: 2, groupSize: 1 },
-  { method: 'rtn', bits: 3, quantizer: 'midRise', groupSize: 7 },
-  { method: 'qat', bits: 2, quantizer: 'symmetric', groupSize: 'row' },
-  { method: 'cherryq', bits: 3, cherryMode: 'column', cherryFraction: 0.1 },
-  { method: 'cherryq', bits: 4, groups: 'aligned', cherryFraction: 0.1, groupSize: 5 },
-  { method: 'cherryq', bits: 2, quantizer: 'asymmetric', columnScales: 'searched', cherryMode: 'column' },
-  { method: 'cherryq', bits: 8, quantizer: 'midRise', groups: 'aligned', columnScales: 'searched' },
-];
-
-describe.each(schemes)('a native folder of %j', (settings) => {
+describe.each(everyKindOfScheme)('a native folder of %j', (settings) => {
   const model = compress(settings);
 
   it('reads back exactly as it was quantized', async () => {

@@ -225,7 +225,7 @@ describe('other exit codes', () => {
     interrupt.abort();
     expect(await running).toBe(75);
     expect(stderr()).toContain(`Go on with: cherryq jobs wait ${id} --data-dir ${dataDir} --out './my out'\n`);
-    expect((await client.jobs.get(id)).status).toBe('running');
+    expect((await client.jobs.retrieve(id)).status).toBe('running');
   });
 });
 
