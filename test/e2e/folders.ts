@@ -22,17 +22,19 @@ export interface ModelForm {
   dtype?: 'F32' | 'BF16';
   /** More than one: shards with an index. */
   shards?: number;
+  /** Stores a tied head beside the embedding that it is. */
+  repeatsHead?: boolean;
 }
 
 /** Writes a model folder.  @returns its path */
 export async function writeModelFolder(parent: string, name: string, form: ModelForm = {}): Promise<string> {
-  const { dtype = 'F32', shards = 1 } = form;
+  const { dtype = 'F32', shards = 1, repeatsHead = false } = form;
   const folder = join(parent, name);
   const store = new FolderStore(folder);
   const config = { ...tinyConfig, ...form.config };
   const weights = tinyWeights(config);
   await writeTinyModel(store, '', { config, weights });
-  if (dtype === 'F32' && shards === 1) return folder;
+  if (dtype === 'F32' && shards === 1 && !repeatsHead) return folder;
 
   const shapes = tensorShapes(parseModelConfig(config));
   const tensors = [...weights].map(([tensor, values]): TensorToWrite => {
@@ -41,6 +43,8 @@ export async function writeModelFolder(parent: string, name: string, form: Model
     const data = dtype === 'F32' ? bytes : bytes.filter((_, index) => index % 4 >= 2);
     return { name: tensor, dtype, shape: shapes.get(tensor) ?? [], data };
   });
+  const embedding = tensors.find(({ name: tensor }) => tensor === 'model.embed_tokens.weight');
+  if (repeatsHead && embedding) tensors.push({ ...embedding, name: 'lm_head.weight' });
   const perShard = Math.ceil(tensors.length / shards);
   const shardName = (index: number): string =>
     shards === 1 ? 'model.safetensors' : `model-0000${Math.floor(index / perShard) + 1}-of-0000${shards}.safetensors`;

@@ -1,9 +1,10 @@
 /** What a job leaves can be used: both formats hold the same model, and every command reads them. */
 import { beforeAll, describe, expect, it } from 'vitest';
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { loadQuantized } from 'cherryq/node';
 import { manifestSchema, type JobResult, type Manifest } from 'cherryq/contract';
 import { fileFolder, writeModelFolder, writeText, type ModelForm } from './folders.ts';
 import { cherryq, hashesOf } from './product.ts';
@@ -74,6 +75,28 @@ describe('the result of `cherryq compress`', () => {
     expect(Math.abs(hf / native - 1)).toBeLessThan(1e-3);
   });
 
+  it('B6, B7: has the bits that config.json says in each linear layer, none left out, and is not read with others', async () => {
+    const { out } = compressed;
+    const { quantization, names, read } = await loadQuantized(out);
+    const linear = names.filter((name) => /_proj\.weight$/.test(name));
+    expect(linear).toHaveLength(7 * 2);
+    for (const name of linear) {
+      const tensor = await read(name);
+      if (tensor.kind !== 'quantized') throw new Error(`${name} is not quantized`);
+      const [rows, columns] = tensor.shape;
+      const integers = columns - tensor.cherriesPerRow;
+      expect(tensor.packed.length, name).toBe(rows * Math.ceil((integers * quantization.bits) / 8));
+    }
+    const configFile = join(out, 'config.json');
+    const config = JSON.parse(readFileSync(configFile, 'utf8')) as { quantization_config: { bits: number } };
+    const otherBits = { ...config, quantization_config: { ...config.quantization_config, bits: 4 } };
+    const copy = join(folder, 'other-bits');
+    cpSync(out, copy, { recursive: true });
+    writeFileSync(join(copy, 'config.json'), JSON.stringify(otherBits));
+    const { exitCode, stderr } = await cherryq(['eval', copy, '--text', evaluation]);
+    expect({ exitCode, stderr }).toEqual({ exitCode: 2, stderr: expect.stringContaining('qweight') });
+  });
+
   it('is told by `cherryq inspect`', async () => {
     const { out, result } = compressed;
     const packed = await json<Record<string, unknown>>('inspect', out);
@@ -116,6 +139,22 @@ describe('`cherryq compress` takes', () => {
       readFileSync(join(compressed.out, 'model.safetensors')),
     );
     expect(manifest.files.map(({ path }) => path)).not.toContain('model.safetensors.index.json');
+  });
+
+  it('B8: a tied head that is stored too, and writes it once, in both formats', async () => {
+    const { out } = await compress('repeated-head', { repeatsHead: true }, '--bits', '3', '--group-size', '16');
+    for (const folderOf of [out, join(out, 'hf')]) {
+      const { tensors } = await json<{ tensors: { name: string }[] }>('inspect', folderOf);
+      const ends = tensors.map(({ name }) => name).filter((name) => /embed_tokens|lm_head/.test(name));
+      expect(ends).toEqual(['model.embed_tokens.weight']);
+      const { tie_word_embeddings: tied } = JSON.parse(readFileSync(join(folderOf, 'config.json'), 'utf8')) as {
+        tie_word_embeddings: boolean;
+      };
+      expect(tied).toBe(true);
+    }
+    expect(readFileSync(join(out, 'model.safetensors'))).toEqual(
+      readFileSync(join(compressed.out, 'model.safetensors')),
+    );
   });
 
   it.each<{ what: string; name: string; form: ModelForm; flags: string[] }>([
