@@ -563,6 +563,8 @@ function detailFor(operation: string, code: ProblemCode): string | null {
       : `there is no ${noun} ${id}; it was deleted, or it is in another store`;
   if (code === 'quota_exceeded' && noun === 'webhook')
     return 'there are 20 webhooks, and 20 is the most; delete one, or let one take several events';
+  if (code === 'does_not_fit')
+    return '269061256 bytes would be stored, and the disk of the store has room for 104857600; free some space, or move the store to a larger disk';
   if (code === 'conflict' && noun === 'webhook')
     return `delivery ${job.id} is being sent at this moment; look at it in a second`;
   if (code === 'conflict') return `${noun} ${id} is needed by job ${job.id}; cancel that job or wait for its end`;

@@ -29,7 +29,7 @@ export interface Meter {
   countRequest(tenant: string): Promise<Record<string, string>>;
   /** @throws ProblemError (429) when the tenant may not have one more job */
   checkJob(tenant: string): Promise<void>;
-  /** @throws ProblemError (429) when the tenant may not store so much more */
+  /** @throws ProblemError (429) when the tenant may not store so much more, (422) when the disk has no room for it */
   checkUpload(tenant: string, bytes: number): Promise<void>;
 }
 
@@ -135,6 +135,13 @@ export function createMeter({ store, clock, models, datasets, defaults = {} }: M
     },
 
     async checkUpload(tenant, bytes) {
+      const free = await store.freeBytes?.();
+      if (free !== undefined && bytes > free)
+        throw new ProblemError(
+          'does_not_fit',
+          `${bytes} bytes would be stored, and the disk of the store has room for ${free}; free some space, or move the store to a larger disk`,
+          { param: 'files' },
+        );
       const { storedBytes: most } = await limitsOf(tenant);
       if (most === null) return;
       const stored = await storedBytes(tenant);

@@ -47,7 +47,7 @@ const titles: Record<ProblemCode, string> = {
   range_not_satisfiable: 'The range lies outside the file',
   content_mismatch: 'The content is not what was declared',
   invalid_model: 'The model cannot be used',
-  does_not_fit: 'The job needs more than there is',
+  does_not_fit: 'This needs more than there is',
   idempotency_mismatch: 'The idempotency key was used for another request',
   too_many_requests: 'Too many requests',
   quota_exceeded: 'A limit of the tenant is reached',

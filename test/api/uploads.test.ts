@@ -88,6 +88,19 @@ describe('a model', () => {
       await readProblem(await create({ name: 'm', files: paths.map(file) }), 'invalid_request');
   });
 
+  it('B16: is not begun when the disk has no room for it', async () => {
+    const listed = async () => (await read(await api.app.request('/v1/models'), 200, pageOf(modelSchema))).data;
+    const before = await listed();
+    const free = (await api.store.freeBytes?.()) ?? 0;
+    expect(free).toBeGreaterThan(2 ** 20);
+    const files = declared.files.map((file) => ({ ...file, sizeBytes: 2 ** 50 }));
+    const problem = await readProblem(await create({ name: 'large', files }), 'does_not_fit');
+    expect(problem.detail).toMatch(
+      new RegExp(`^${4 * 2 ** 50} bytes would be stored, .* has room for \\d+; free some`),
+    );
+    expect(await listed()).toEqual(before);
+  });
+
   it('is found by the fingerprint of its content, newest first', async () => {
     const own = await tinyModelFiles({ weights: tinyWeights(tinyConfig, 7) });
     const first = await uploadModel(api, 'one', own);

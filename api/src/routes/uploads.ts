@@ -60,6 +60,7 @@ export function uploadRoutes(
           'idempotency_in_flight',
           'idempotency_mismatch',
           'payload_too_large',
+          'does_not_fit',
           'quota_exceeded',
           'unavailable',
         ),

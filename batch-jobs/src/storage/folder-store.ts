@@ -9,7 +9,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { constants } from 'node:fs';
-import { link, lstat, mkdir, open, readdir, realpath, rename, rm, rmdir, stat, unlink } from 'node:fs/promises';
+import { link, lstat, mkdir, open, readdir, realpath, rename, rm, rmdir, stat, statfs, unlink } from 'node:fs/promises';
 import type { FileHandle } from 'node:fs/promises';
 import type { Dirent } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
@@ -178,6 +178,14 @@ export class FolderStore implements Store {
           'Nothing of it was kept. Free some space, or move the store to a larger disk, and try again.',
         { cause },
       );
+    }
+  }
+
+  /** Of the disk that the folder is on, or will be made on. */
+  async freeBytes(): Promise<number> {
+    for (let folder = this.#root; ; folder = dirname(folder)) {
+      const found = await unlessMissing(statfs(folder));
+      if (found) return found.bavail * found.bsize;
     }
   }
 

@@ -24,6 +24,8 @@ export interface Store {
   folders(prefix: string): Promise<string[]>;
   delete(key: string): Promise<void>;
   deletePrefix(prefix: string): Promise<void>;
+  /** What can still be written; absent where nothing bounds it. */
+  freeBytes?(): Promise<number>;
   /** Ways past this process, straight between a client and the store; absent where there are none. */
   readonly direct?: DirectAccess;
 }
