@@ -59,7 +59,7 @@ nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin-top: 1rem; }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .4rem 0; padding: 0 .7rem; }
 details details { background: var(--soft); }
 summary { cursor: pointer; padding: .5rem 0; overflow-wrap: anywhere; }
-summary b { display: inline-block; min-width: 4.2rem; color: var(--accent); }
+summary b { display: inline-block; min-width: 4.8rem; color: var(--accent); }
 summary span { display: block; opacity: .8; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: .3rem; padding: .6rem; overflow: auto; max-height: 26rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
 label { display: block; margin: .5rem 0; }

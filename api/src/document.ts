@@ -55,7 +55,7 @@ export function openApiDocument(app: Api, version: string) {
       title: 'CherryQ',
       version,
       description:
-        'Compresses language models to 2, 3, 4 or 8 bits. Errors are RFC 9457 problem details with a stable `code`.',
+        'Compresses language models to 2, 3, 4 or 8 bits. Errors are RFC 9457 problem details with a stable code.',
       license: { name: 'Apache-2.0' },
     },
     servers: [{ url: '/', description: 'The server that gave this document' }],

@@ -16,7 +16,7 @@ export function jobRoutes(app: Api, deps: { store: Store; clock: Clock; newId: (
       method: 'post',
       path: '/v1/jobs',
       tags,
-      summary: 'Compress a model',
+      summary: 'Create a job: compress, analyze, evaluate or compare',
       request: { headers: idempotencyHeaders, body: jsonBody(schemas.createJob) },
       responses: {
         202: jsonContent(schemas.job, 'The job, queued; its address is in Location'),
