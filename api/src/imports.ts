@@ -52,7 +52,7 @@ export function createImports(deps: {
     let position = 0;
     for (let failures = 0; ;) {
       try {
-        for await (const chunk of await sources.open(record.source, file.path, position)) {
+        for await (const chunk of await sources.open(record.source, file.path, position, stop.signal)) {
           stop.signal.throwIfAborted();
           position += chunk.byteLength;
           copying.set(record.id, position);

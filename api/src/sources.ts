@@ -39,11 +39,12 @@ export interface SourceSettings {
 export interface Sources {
   /** @throws InputError when there is no such model, or it may not be read   @throws TransientError when the source does not answer */
   list(url: string): Promise<SourceListing>;
-  /** A file from a byte on.  @throws as `list` */
+  /** A file from a byte on, until the signal comes.  @throws as `list` */
   open(
     listing: Pick<SourceListing, 'url' | 'revision'>,
     path: string,
     start: number,
+    signal: AbortSignal,
   ): Promise<AsyncIterable<Uint8Array>>;
 }
 
@@ -65,7 +66,7 @@ export function sourceSettings(environment: NodeJS.ProcessEnv, allowFolders: boo
 
 interface Source {
   list(): Promise<{ revision: string | null; files: SourceFile[] }>;
-  open(path: string, start: number, revision: string | null): Promise<AsyncIterable<Uint8Array>>;
+  open(path: string, start: number, revision: string | null, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>>;
 }
 
 export function createSources(settings: SourceSettings): Sources {
@@ -79,7 +80,7 @@ export function createSources(settings: SourceSettings): Sources {
       const { revision, files } = await sourceAt(url).list();
       return { url, revision, files: checkedFiles(url, files) };
     },
-    open: ({ url, revision }, path, start) => sourceAt(url).open(path, start, revision),
+    open: ({ url, revision }, path, start, signal) => sourceAt(url).open(path, start, revision, signal),
   };
 }
 
@@ -141,7 +142,8 @@ function folderSource(url: string, isAllowed: boolean): Source {
       }
       return { revision: null, files };
     },
-    open: async (path, start) => createReadStream(await inside(path), { start, highWaterMark: 1 << 20 }),
+    open: async (path, start, _, signal) =>
+      createReadStream(await inside(path), { start, signal, highWaterMark: 1 << 20 }),
   };
 }
 
@@ -199,7 +201,8 @@ function hubSource(url: string, { endpoint, token }: SourceSettings['hub']): Sou
   if (id === undefined || revision.includes('..'))
     throw new InputError('invalid_source', `${url} is not hf://owner/name or hf://owner/name@revision.`, 'source');
 
-  async function ask(path: string, headers: Record<string, string> = {}): Promise<Response> {
+  /** @param signal ends the answer's body too */
+  async function ask(path: string, headers: Record<string, string> = {}, signal?: AbortSignal): Promise<Response> {
     const authorization: Record<string, string> = token === null ? {} : { authorization: `Bearer ${token}` };
     let answer: Response;
     const timeout = new AbortController();
@@ -207,7 +210,7 @@ function hubSource(url: string, { endpoint, token }: SourceSettings['hub']): Sou
     try {
       answer = await fetch(`${endpoint}/${path}`, {
         headers: { ...headers, ...authorization },
-        signal: timeout.signal,
+        signal: AbortSignal.any([timeout.signal, ...(signal ? [signal] : [])]),
       });
     } catch (cause) {
       throw new TransientError(`the Hub at ${endpoint} does not answer (${causeOf(cause)})`, { cause });
@@ -251,9 +254,9 @@ function hubSource(url: string, { endpoint, token }: SourceSettings['hub']): Sou
       }));
       return { revision: listed.data.sha, files };
     },
-    async open(path, start, sha) {
+    async open(path, start, sha, signal) {
       const range: Record<string, string> = start === 0 ? {} : { range: `bytes=${start}-` };
-      const answer = await ask(`${id}/resolve/${sha ?? revision}/${encodeURIComponent(path)}`, range);
+      const answer = await ask(`${id}/resolve/${sha ?? revision}/${encodeURIComponent(path)}`, range, signal);
       const body = answer.body ?? new Blob([]).stream();
       return answer.status === 206 ? body : skipping(body, start);
     },

@@ -190,6 +190,11 @@ it('an import that stopped goes on where it was, in another process', async () =
   expect(begun).toMatchObject({ status: 'importing', fingerprint: null });
   const upload = await first.app.request(`/v1/models/${id}/complete`, { method: 'POST' });
   expect((await readProblem(upload, 'conflict')).detail).toContain('is imported by the server');
+  await until(
+    () => Promise.resolve(requests.filter(({ path }) => path.startsWith('/lfs/'))),
+    ({ length }) => length > 0,
+  );
+  await first.services.imports.close();
   isCut = false;
   const resolved = (): number => requests.filter(({ path }) => path.includes('/resolve/')).length;
   const before = resolved();

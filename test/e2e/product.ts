@@ -135,12 +135,15 @@ export async function until<Value>(
   }
 }
 
-/** SHA-256 of every file under a folder, by path; none when there is no folder. */
-export function hashesOf(folder: string): Record<string, string> {
-  if (!existsSync(folder)) return {};
+/** Every file under a folder, also of one that is in use; none when there is no folder. */
+export function pathsIn(folder: string): string[] {
+  if (!existsSync(folder)) return [];
   const files = readdirSync(folder, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile());
-  const paths = files.map((entry) => join(entry.parentPath, entry.name)).sort();
-  return Object.fromEntries(
-    paths.map((path) => [relative(folder, path), createHash('sha256').update(readFileSync(path)).digest('hex')]),
-  );
+  return files.map((entry) => relative(folder, join(entry.parentPath, entry.name))).sort();
+}
+
+/** SHA-256 of every file under a folder, by path. */
+export function hashesOf(folder: string): Record<string, string> {
+  const hashOf = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
+  return Object.fromEntries(pathsIn(folder).map((path) => [path, hashOf(join(folder, path))]));
 }
