@@ -55,4 +55,4 @@ it('a job without operations to count, such as rounding without an evaluation, l
     expect(estimate?.seconds, time).toBeGreaterThanOrEqual(0);
     expect(await client.jobs.wait(id)).toMatchObject({ status: 'succeeded' });
   }
-});
+}, 240_000);
