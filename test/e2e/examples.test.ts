@@ -10,7 +10,7 @@ import { compressUpload, uploadBlobs } from '../../docs/examples/upload-blobs.ts
 import { openTestApi } from '../support/api.ts';
 import { clientOf } from '../sdk/support.ts';
 import { fileFolder } from './folders.ts';
-import { hashesOf, serve, start, type ServerProcess } from './product.ts';
+import { cherryq, hashesOf, serve, start, type ServerProcess } from './product.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
 const examples = readdirSync(join(root, 'docs/examples'));
@@ -18,7 +18,8 @@ const folder = fileFolder();
 let server: ServerProcess;
 
 beforeAll(async () => {
-  server = await serve(join(folder, 'data'));
+  // Often enough for a training of some seconds to be cancelled in its midst.
+  server = await serve(join(folder, 'data'), { CHERRYQ_CHECKPOINT_SECONDS: '0.5' });
 });
 afterAll(() => server.stop());
 
@@ -43,10 +44,10 @@ describe('the programs of docs/examples', { timeout: 180_000 }, () => {
   });
 
   it('compress-folder.ts compresses, and load-weights.ts reads what it made', async () => {
-    const said = await run('compress-folder.ts', 'demo/model', out('compressed'));
-    expect(said.at(-1)).toBe(`${out('compressed')}: 36.6 % of the original, 4.31 bits per weight`);
-    expect(Object.keys(hashesOf(out('compressed')))).toContain('manifest.json');
-    const weights = await run('load-weights.ts', out('compressed'));
+    const said = await run('compress-folder.ts', 'demo/model', out('rounded'));
+    expect(said.at(-1)).toBe(`${out('rounded')}: 36.6 % of the original, 4.31 bits per weight`);
+    expect(Object.keys(hashesOf(out('rounded')))).toContain('manifest.json');
+    const weights = await run('load-weights.ts', out('rounded'));
     expect(weights[0]).toBe('29 weights, 4 bits');
     expect(weights).toHaveLength(30);
     expect(weights.join('\n')).toMatch(
@@ -100,6 +101,30 @@ describe('the programs of docs/examples', { timeout: 180_000 }, () => {
     expect(lines.at(-1)).toBe('job.succeeded');
     expect(weights.size).toBeGreaterThan(1e6);
     expect(shares.at(-1)).toBe(1);
+  });
+});
+
+describe('the quick start', { timeout: 120_000 }, () => {
+  /** The commands that follow the mark of a page. */
+  function commandsOf(page: string): string[] {
+    const [, after = ''] = readFileSync(join(root, page), 'utf8').split('<!-- quickstart -->');
+    return (/^```sh\n([^]*?)\n```/m.exec(after)?.[1] ?? '').split('\n');
+  }
+
+  it('leads to a compressed model of a folder in at most five commands, clone included', async () => {
+    const commands = commandsOf('README.md');
+    expect(commandsOf('docs/quickstart.md')).toEqual(commands);
+    expect(commands.length).toBeLessThan(5);
+    expect(commands[0]).toBe('npm ci');
+    for (const command of commands.slice(1)) {
+      const words = Array.from(command.matchAll(/"([^"]*)"|(\S+)/g), ([, quoted, plain]) => quoted ?? plain ?? '');
+      expect(words.slice(0, 2)).toEqual(['npx', 'cherryq']);
+      const args = words.slice(2).map((word) => (word === 'path/to/model' ? join(root, 'demo/model') : word));
+      const { exitCode, stdout, stderr } = await cherryq(args, { cwd: folder });
+      expect(exitCode, stderr).toBe(0);
+      if (args.includes('generate')) expect(stdout).toMatch(/^Once upon a time./);
+    }
+    expect(Object.keys(hashesOf(join(folder, 'compressed/hf')))).toContain('model.safetensors');
   });
 });
 
