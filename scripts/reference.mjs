@@ -84,7 +84,7 @@ function reference() {
         .map((each) => [`\`${each.name.text}\``, inLine(commentOf(each).text)]),
     ),
     'Each has these fields:',
-    fieldTable(declarationsOf('errors').get('ErrorDetails').members),
+    errorFields(),
     '## Options and values',
     ...options.filter(([name]) => name !== 'ErrorDetails').map(([name, each]) => typeSection(name, each)),
     '## What goes over the wire',
@@ -196,6 +196,17 @@ function fieldTable(members) {
         : inLine(each.type.getText());
       return [`\`${each.name.getText()}${each.questionToken ? '?' : ''}\``, `\`${type}\``, inLine(described(each))];
     });
+  return table(['field', 'type', 'meaning'], rows);
+}
+
+/** The fields of every error, with what is said of them where they are given. */
+function errorFields() {
+  const fields = declarationsOf('errors').get('CherryQError').members.filter(ts.isPropertyDeclaration);
+  const details = declarationsOf('errors').get('ErrorDetails').members;
+  const rows = fields.map((field) => {
+    const detail = details.find((each) => each.name.text === field.name.text);
+    return [`\`${field.name.text}\``, `\`${field.type.getText()}\``, detail ? inLine(described(detail)) : ''];
+  });
   return table(['field', 'type', 'meaning'], rows);
 }
 
