@@ -33,7 +33,7 @@ export default tseslint.config(
     },
   },
   {
-    files: ['sdk/src/cli/**', 'demo/**', 'study/**', 'batch-jobs/bench/**', 'test/**'],
+    files: ['sdk/src/cli/**', 'demo/**', 'docs/examples/**', 'study/**', 'batch-jobs/bench/**', 'test/**'],
     rules: { 'no-console': 'off' },
   },
   { files: ['vitest.config.ts'], rules: { 'no-restricted-syntax': 'off' } },

@@ -88,6 +88,7 @@ export class Uploads<Upload extends Model | Dataset> {
     return this.#transport.json({ method: 'POST', path: `${this.#of(id)}/parts`, json: request }, options);
   }
 
+  /** Says that every file is there; the server checks that they make a whole.  @throws UnprocessableError for what no job could use */
   complete(id: string, options?: RequestOptions): Promise<Upload> {
     return this.#transport.json({ method: 'POST', path: `${this.#of(id)}/complete` }, options);
   }
@@ -171,7 +172,7 @@ export class Uploads<Upload extends Model | Dataset> {
 /** `client.models`: what can also be fetched by the server itself. */
 export class Models extends Uploads<Model> {
   /**
-   * Lets the server import a model, and returns it ready to use. Ended by its signal, it goes on: `get` shows how far it is.
+   * Lets the server import a model, and returns it ready to use. Ended by its signal, it goes on: `retrieve` shows how far it is.
    * @throws InputError when it fails
    * @example await client.models.import({ source: 'hf://HuggingFaceTB/SmolLM2-135M@main' })
    */

@@ -6,6 +6,10 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { loadQuantized } from 'cherryq/node';
 import { manifestSchema, type JobResult, type Manifest } from 'cherryq/contract';
+import { openSafetensors, readTensor } from '../../batch-jobs/src/formats/safetensors.ts';
+import { float16ToFloat32, float32ToFloat16 } from '../../batch-jobs/src/numeric/dtypes.ts';
+import { FolderStore } from '../../batch-jobs/src/storage/index.ts';
+import { numpyPython } from '../support/python.ts';
 import { fileFolder, writeModelFolder, writeText, type ModelForm } from './folders.ts';
 import { cherryq, hashesOf } from './product.ts';
 
@@ -187,25 +191,21 @@ describe('`cherryq compress` takes', () => {
   });
 });
 
-const python = findPython();
-
-/** A Python that has what the reader in docs/format.md needs: `CHERRYQ_PYTHON`, else `python3`. */
-function findPython(): string | null {
-  const candidate = process.env.CHERRYQ_PYTHON ?? 'python3';
-  try {
-    execFileSync(candidate, ['-c', 'import numpy, safetensors'], { stdio: 'ignore' });
-    return candidate;
-  } catch {
-    console.log(`not run: the reader in Python (${candidate} has no numpy and safetensors; set CHERRYQ_PYTHON)`);
-    return null;
-  }
-}
+const python = await numpyPython('the reader in Python');
 
 describe.runIf(python !== null)('the reader in Python', () => {
-  it('reads the packed weights, and the float16 copy holds the same', () => {
-    const reader = fileURLToPath(new URL('../golden/read_native.py', import.meta.url));
-    const said = execFileSync(python ?? '', [reader, compressed.out, join(compressed.out, 'hf')], { encoding: 'utf8' });
-    expect(said).toContain('the float16 copy is the same');
-    expect(said).toContain('model.layers.0.self_attn.q_proj.weight [32, 32]');
+  it('reads the packed weights, and the float16 copy holds the same', async () => {
+    const reader = fileURLToPath(new URL('../../docs/examples/read_native.py', import.meta.url));
+    const read = join(folder, 'read.safetensors');
+    execFileSync(python ?? '', [reader, compressed.out, read]);
+    const store = new FolderStore(folder);
+    const weights = await openSafetensors(store, 'read.safetensors');
+    const hf = new FolderStore(join(compressed.out, 'hf'));
+    const copy = await openSafetensors(hf, 'model.safetensors');
+    expect([...weights.tensors.keys()].toSorted()).toEqual([...copy.tensors.keys()].toSorted());
+    for (const [name, info] of copy.tensors) {
+      const values = await readTensor(store, weights.tensors.get(name) ?? info);
+      expect(float16ToFloat32(float32ToFloat16(values)), name).toEqual(await readTensor(hf, info));
+    }
   });
 });

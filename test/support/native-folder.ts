@@ -11,8 +11,6 @@ import { FolderStore } from '../../batch-jobs/src/storage/index.ts';
 import { topCherries } from './cherries.ts';
 import { tinyConfig, tinyTokenizer, tinyWeights } from './tiny-model.ts';
 
-const shapes = tensorShapes(parseModelConfig(tinyConfig));
-
 /** Methods, widths, levels, group modes and cherry modes, each at least once. */
 export const everyKindOfScheme: Partial<Scheme>[] = [
   { method: 'rtn', bits: 2 },
@@ -29,10 +27,32 @@ export const everyKindOfScheme: Partial<Scheme>[] = [
   { method: 'cherryq', bits: 8, quantizer: 'midRise', groups: 'aligned', columnScales: 'searched' },
 ];
 
-export function compressTiny(settings: Partial<Scheme>): CompressedModel & { values: Map<string, Float32Array> } {
+const llama: typeof tinyConfig = { ...tinyConfig, model_type: 'llama' };
+const phi3 = { architectures: ['Phi3ForCausalLM'], model_type: 'phi3', pad_token_id: null };
+
+/** Every kind of scheme, and what a family may have of its own: a head, fused layers, a width of heads. By what they are. */
+export const nativeModels = new Map<string, { settings: Partial<Scheme>; config: typeof tinyConfig }>([
+  ...everyKindOfScheme.map((settings) => [JSON.stringify(settings), { settings, config: llama }] as const),
+  ['a head of its own', { settings: { bits: 3 }, config: { ...llama, tie_word_embeddings: false } }],
+  ['heads of another width', { settings: { bits: 3 }, config: { ...llama, head_dim: 12 } }],
+  [
+    'fused layers',
+    {
+      settings: { bits: 4, cherryMode: 'column' },
+      config: { ...llama, ...phi3, tie_word_embeddings: false },
+    },
+  ],
+]);
+
+/** The model in the native format.  @param config of a tiny model */
+export function compressTiny(
+  settings: Partial<Scheme>,
+  config: typeof tinyConfig = tinyConfig,
+): CompressedModel & { values: Map<string, Float32Array> } {
   const scheme = schemeSchema.parse({ bits: 3, groupSize: 16, ...settings });
   const keepsCherries = scheme.method === 'cherryq';
-  const values = tinyWeights();
+  const shapes = tensorShapes(parseModelConfig(config));
+  const values = tinyWeights(config);
   const cherries = new Map<string, Cherries>();
   const columnScales = new Map<string, Float32Array>();
   for (const [name, [, columns]] of shapes) {
@@ -50,7 +70,7 @@ export function compressTiny(settings: Partial<Scheme>): CompressedModel & { val
   }
   const weights = weightsInMemory(values);
   const chosen = { values, cherries, columnScales, isQuantized: isLinear };
-  return { configJson: tinyConfig, scheme, keepsCherries, shapes, weights, ...chosen };
+  return { configJson: config, scheme, keepsCherries, shapes, weights, ...chosen };
 }
 
 /** Every row's cherries in the columns of the first row's. */

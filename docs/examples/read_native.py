@@ -1,7 +1,6 @@
 """Reads a CherryQ native folder into float32 arrays; docs/format.md explains every step.
 
-    python read_native.py FOLDER             lists the weights
-    python read_native.py FOLDER HF_FOLDER   also compares them, bit for bit, with the float16 copy
+    python read_native.py FOLDER weights.safetensors  writes them into one file
 
 Needs numpy and safetensors (made with 2.4.6 and 0.8.0).
 """
@@ -11,7 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 PARTS = ("scales", "zeros", "column_scales", "cherry_weight", "cherry_indices")
 
@@ -76,11 +75,4 @@ def dequantize(qweight, columns, quantization, scales, zeros, column_scales, che
 
 
 if __name__ == "__main__":
-    weights = read_native(sys.argv[1])
-    for name, weight in sorted(weights.items()):
-        print(f"{name} {list(weight.shape)} rms {np.sqrt(np.mean(weight**2)):.6g}")
-    if len(sys.argv) > 2:
-        copy = load_file(Path(sys.argv[2]) / "model.safetensors")
-        same = weights.keys() == copy.keys() and all((copy[n] == w.astype(np.float16)).all() for n, w in weights.items())
-        print("the float16 copy is the same" if same else "the float16 copy DIFFERS")
-        sys.exit(0 if same else 1)
+    save_file(read_native(sys.argv[1]), sys.argv[2])
