@@ -50,29 +50,25 @@ export const analyzeCommand = (io: Io) =>
         training: givenFlags(measuring, args),
         others: args.others?.split(',').map((file) => file.trim()),
       };
-      const done = await withServer(
-        io,
-        { server: args.server, dataDir: args['data-dir'], concurrency: 1, newDataDir: true },
-        (connection) => {
-          let jobId: string | null = null;
-          return interruptible(io, connection, progress, { jobId: () => jobId, out }, () =>
-            analyze(connection.client, {
-              ...request,
-              model,
-              out,
-              calibration,
-              signal: io.interrupted,
-              onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
-              onJob: (job) => {
-                jobId = job.id;
-                progress.note(`job ${job.id}: ${job.modelName}`);
-              },
-              onEvent: (event) => progress.event(event),
-              onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
-            }),
-          );
-        },
-      );
+      const done = await withServer(io, { args, concurrency: 1, newDataDir: true }, (connection) => {
+        let jobId: string | null = null;
+        return interruptible(io, connection, progress, { jobId: () => jobId, out }, () =>
+          analyze(connection.client, {
+            ...request,
+            model,
+            out,
+            calibration,
+            signal: io.interrupted,
+            onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
+            onJob: (job) => {
+              jobId = job.id;
+              progress.note(`job ${job.id}: ${job.modelName}`);
+            },
+            onEvent: (event) => progress.event(event),
+            onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+          }),
+        );
+      });
       if (json) return printJson(io, done);
       printAnalysis(io, done.result);
       printFolder(io, done);

@@ -57,31 +57,27 @@ export const evaluateCommand = (io: Io) =>
         throw new UsageError('--format says which of a job’s formats is meant; give --job too', '--format');
       const { evaluationTokens, tasks } = parseEvaluation(args);
       const progress = createProgress(io, !json);
-      const done = await withServer(
-        io,
-        { server: args.server, dataDir: args['data-dir'], concurrency: 1, newDataDir: true },
-        (connection) => {
-          let running: string | null = null;
-          return interruptible(io, connection, progress, { jobId: () => running, out }, () =>
-            evaluate(connection.client, {
-              model: jobId === undefined ? (model ?? '') : { jobId, format },
-              evaluation,
-              baseline,
-              evaluationTokens,
-              tasks,
-              out,
-              signal: io.interrupted,
-              onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
-              onJob: (job) => {
-                running = job.id;
-                progress.note(`job ${job.id}: ${job.modelName}`);
-              },
-              onEvent: (event) => progress.event(event),
-              onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
-            }),
-          );
-        },
-      );
+      const done = await withServer(io, { args, concurrency: 1, newDataDir: true }, (connection) => {
+        let running: string | null = null;
+        return interruptible(io, connection, progress, { jobId: () => running, out }, () =>
+          evaluate(connection.client, {
+            model: jobId === undefined ? (model ?? '') : { jobId, format },
+            evaluation,
+            baseline,
+            evaluationTokens,
+            tasks,
+            out,
+            signal: io.interrupted,
+            onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
+            onJob: (job) => {
+              running = job.id;
+              progress.note(`job ${job.id}: ${job.modelName}`);
+            },
+            onEvent: (event) => progress.event(event),
+            onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+          }),
+        );
+      });
       if (json) return printJson(io, done);
       printEvaluation(io, done.result);
       printFolder(io, done);

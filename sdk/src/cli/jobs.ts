@@ -106,7 +106,7 @@ const wait = (io: Io) =>
       const { out } = args;
       const signal = io.interrupted;
       const progress = createProgress(io, !args.json);
-      await withServer(io, { server: args.server, dataDir: args['data-dir'], concurrency: 1 }, (connection) =>
+      await withServer(io, { args, concurrency: 1 }, (connection) =>
         interruptible(io, connection, progress, { jobId: () => args.id, out }, async () => {
           const { client, flags } = connection;
           const job = await client.jobs.wait(args.id, { signal, onEvent: (event) => progress.event(event) });
@@ -246,14 +246,9 @@ const events = (io: Io) =>
       const signal = io.interrupted;
       let { after } = args;
       if (args.follow)
-        return withServer(
-          io,
-          { server: args.server, dataDir: args['data-dir'], concurrency: 1 },
-          async ({ client }) => {
-            for await (const event of client.events.stream(args.id, { after, signal }))
-              print(io, JSON.stringify(event));
-          },
-        );
+        return withServer(io, { args, concurrency: 1 }, async ({ client }) => {
+          for await (const event of client.events.stream(args.id, { after, signal })) print(io, JSON.stringify(event));
+        });
       await look(io, args, async (client) => {
         for (let more = true; more;) {
           const page = await client.events.list(args.id, { after, limit: 1000 }, { signal });

@@ -18,6 +18,9 @@ import { installCommand } from './install.ts';
 import { Interrupted, note, paintFor, print, printJson, type Io } from './io.ts';
 import { jobsCommand } from './jobs.ts';
 import { keysCommand } from './keys.ts';
+import { loginCommand } from './login.ts';
+import { logoutCommand } from './logout.ts';
+import { profilesCommand } from './profiles.ts';
 import { webhooksCommand } from './webhooks.ts';
 import { serveCommand } from './serve.ts';
 
@@ -36,6 +39,9 @@ export const rootCommand = (io: Io): Command =>
       compare: compareCommand(io),
       jobs: jobsCommand(io),
       serve: serveCommand(io),
+      login: loginCommand(io),
+      logout: logoutCommand(io),
+      profiles: profilesCommand(io),
       keys: keysCommand(io),
       webhooks: webhooksCommand(io),
       inspect: inspectCommand(io),
