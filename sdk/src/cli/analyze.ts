@@ -3,7 +3,7 @@ import { analysisSchema, schemeSchema, trainingSchema } from 'cherryq/contract';
 import { z } from 'zod';
 import { analyze } from '../node.ts';
 import { command } from './command.ts';
-import { flagsOf, givenFlags, modelFlag, trainingFlags } from './flags.ts';
+import { flagsOf, givenFlags, machineFlag, modelFlag, parseMachine, trainingFlags } from './flags.ts';
 import { interruptible, printAnalysis, printFolder } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
@@ -39,6 +39,7 @@ export const analyzeCommand = (io: Io) =>
       windows: trainingFlags.windows,
       'impact-samples': trainingFlags['impact-samples'],
       seed: trainingFlags.seed,
+      ...machineFlag,
       ...serverFlags,
       json: { type: 'boolean', description: 'Print the job, its result and manifest as JSON, nothing else' },
     },
@@ -47,6 +48,7 @@ export const analyzeCommand = (io: Io) =>
       const progress = createProgress(io, !json);
       const request = {
         ...givenFlags(options, args),
+        ...parseMachine(args),
         training: givenFlags(measuring, args),
         others: args.others?.split(',').map((file) => file.trim()),
       };

@@ -7,8 +7,10 @@ import {
   evaluationTokensFlag,
   flagsOf,
   givenFlags,
+  machineFlag,
   modelFlag,
   parseEvaluation,
+  parseMachine,
   trainingFlags,
 } from './flags.ts';
 import { interruptible, printComparison, printFolder } from './follow.ts';
@@ -57,6 +59,7 @@ export const compareCommand = (io: Io) =>
       tasks: evaluationFlags.tasks,
       ...axisFlags,
       ...trainingFlags,
+      ...machineFlag,
       ...serverFlags,
       json: { type: 'boolean', description: 'Print the job, its result and manifest as JSON, nothing else' },
     },
@@ -64,6 +67,7 @@ export const compareCommand = (io: Io) =>
       const { model, out, calibration, evaluation, json } = args;
       const { evaluationTokens, divergence, tasks } = parseEvaluation(args);
       const request = {
+        ...parseMachine(args),
         axes: { ...usualAxes, ...givenFlags(axesSchema, args) },
         training: givenFlags(trainingSchema, args),
       };

@@ -2,7 +2,16 @@
 import { schemeSchema, trainingSchema } from 'cherryq/contract';
 import { compress } from '../node.ts';
 import { command } from './command.ts';
-import { evaluationFlags, givenFlags, modelFlag, parseEvaluation, schemeFlags, trainingFlags } from './flags.ts';
+import {
+  evaluationFlags,
+  givenFlags,
+  machineFlag,
+  modelFlag,
+  parseEvaluation,
+  parseMachine,
+  schemeFlags,
+  trainingFlags,
+} from './flags.ts';
 import { interruptible, printFolder, printOutcome } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
@@ -24,12 +33,14 @@ export const compressFlags = {
   ...evaluationFlags,
   ...schemeFlags,
   ...trainingFlags,
+  ...machineFlag,
   ...serverFlags,
 } as const;
 
 /** @throws UsageError */
 export const parseCompressFlags = (args: Readonly<Record<string, unknown>>) => ({
   ...parseEvaluation(args),
+  ...parseMachine(args),
   scheme: givenFlags(schemeSchema, args),
   training: givenFlags(trainingSchema, args),
 });

@@ -17,7 +17,7 @@ const list = (io: Io) =>
   command({
     name: 'cherryq profiles list',
     summary: 'List profiles; the current one has a star',
-    examples: ['cherryq profiles list'],
+    examples: ['cherryq profiles list --json'],
     args: { json },
     async run(args) {
       const { current, profiles } = await readConfig(io.env);

@@ -268,3 +268,31 @@ describe('cherryq profiles', () => {
     expect(stdout).toContain(join(folder, 'cherryq', 'config.json'));
   });
 });
+
+describe('a server that is asked', () => {
+  it('makes, lists and revokes keys for who has an admin key', async () => {
+    const { api, url, run } = await open();
+    const { secret } = await api.keyring.create('acme', { name: 'admin', scope: 'admin' });
+    await run(['login', '--server', url, '--profile', 'team'], secret);
+    const made = await run(['keys', 'create', '--name', 'ci', '--scope', 'read', '--profile', 'team']);
+    expect(made.exitCode, made.stderr).toBe(0);
+    expect(await api.keyring.authenticate(made.stdout.trim())).toMatchObject({ tenant: 'acme', scope: 'read' });
+    const listed = await run(['keys', 'list', '--server', url, '--json']);
+    const { data } = JSON.parse(listed.stdout) as { data: { id: string; name: string }[] };
+    expect(data.map(({ name }) => name)).toEqual(['laptop', 'admin', 'ci']);
+    const revoked = await run(['keys', 'revoke', data[2]?.id ?? '', '--profile', 'team']);
+    expect(revoked.stdout).toContain('is revoked');
+    const { exitCode, stderr } = await run(['keys', 'list', '--profile', 'team', '--tenant', 'other']);
+    expect(exitCode).toBe(2);
+    expect(stderr).toContain('--tenant is for a store');
+  });
+
+  it('tells what is used of it', async () => {
+    const { url, secret, run } = await open();
+    await run(['login', '--server', url], secret);
+    expect((await run(['usage'])).stdout).toMatch(
+      /^this month +used +of\nopen jobs +0 +no limit\nstored +0 B +no limit\n/,
+    );
+    expect(JSON.parse((await run(['usage', '--json'])).stdout)).toMatchObject({ object: 'usage', openJobs: 0 });
+  });
+});
