@@ -186,6 +186,16 @@ describe('the server of a command', () => {
     expect((await run(['jobs', 'list', '--profile', 'constructor'])).stderr).toContain('there is no profile');
   });
 
+  it('is in the command to go on with', async () => {
+    const { other, env } = await withProfiles();
+    const { data } = await other.api.services.jobs.list('local', { limit: 1 });
+    const { io, interrupt, stderr } = memoryIo({ env });
+    const running = runCli(['jobs', 'wait', data[0]?.id ?? '', '--profile', 'open'], io);
+    setTimeout(() => interrupt.abort(), 200);
+    expect(await running).toBe(75);
+    expect(stderr()).toContain(`Go on with: cherryq jobs wait ${data[0]?.id} --profile open\n`);
+  });
+
   it('whose key is no longer good tells how to log in', async () => {
     const { api, id, run, url, secret } = await open();
     await run(['login', '--server', url, '--profile', 'team'], secret);

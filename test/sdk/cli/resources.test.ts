@@ -127,6 +127,8 @@ describe('--machine', () => {
     const args = ['compress', model, '--method', 'rtn', '--machine', machine?.name ?? '', '--out', join(folder, 'out')];
     await run(...args);
     const { data } = (await json('jobs', 'list')) as { data: unknown[] };
-    expect(jobSchema.parse(data[0])).toMatchObject({ machine: machine?.name });
+    const job = jobSchema.parse(data[0]);
+    expect(job).toMatchObject({ machine: machine?.name });
+    expect(await json('jobs', 'list', '--after', job.id)).toMatchObject({ data: [] });
   });
 });
