@@ -83,6 +83,8 @@ export interface CompressOptions {
   training?: CreateJob['training'];
   formats?: CreateJob['formats'];
   metadata?: CreateJob['metadata'];
+  /** Machine to run on, as an estimate lists them; default: the cheapest that fits. */
+  machine?: string;
   /** Folder for the result. */
   out: string;
   /** Called once the job exists: with its id, `jobs.wait` and `downloadArtifacts` go on after an interruption. */
@@ -208,7 +210,7 @@ function checkTexts(options: EstimateOptions): void {
 
 /** The job as it is asked for, its texts uploaded as far as the server lacks them. */
 async function requestOf(client: Client, modelId: string, options: EstimateOptions): Promise<CreateJob> {
-  const { signal, scheme, training, formats, metadata, evaluationTokens } = options;
+  const { signal, scheme, training, formats, metadata, machine, evaluationTokens } = options;
   const transfer = { signal, onProgress: options.onUpload };
   const datasetId = (file: string): Promise<string> => datasetOf(client, file, transfer);
   const calibrationDatasetId = options.calibration === undefined ? undefined : await datasetId(options.calibration);
@@ -222,13 +224,13 @@ async function requestOf(client: Client, modelId: string, options: EstimateOptio
           tasks: await tasksOf(client, options.tasks, transfer),
           limits: options.limits,
         };
-  return { modelId, scheme, training, formats, metadata, calibrationDatasetId, evaluation };
+  return { modelId, scheme, training, formats, metadata, machine, calibrationDatasetId, evaluation };
 }
 
 /** What jobs of every kind are followed with. */
 type FollowOptions = Pick<
   CompressOptions,
-  'out' | 'metadata' | 'onJob' | 'onEvent' | 'onUpload' | 'onDownload' | 'signal'
+  'out' | 'metadata' | 'machine' | 'onJob' | 'onEvent' | 'onUpload' | 'onDownload' | 'signal'
 >;
 
 export interface AnalyzeOptions extends FollowOptions, Pick<CompressOptions, 'model' | 'training'> {
@@ -255,7 +257,7 @@ export interface Analysis {
  * and the report.  @throws InputError, JobFailedError as `compress`
  */
 export async function analyze(client: Client, options: AnalyzeOptions): Promise<Analysis> {
-  const { signal, training, metadata, draws, cherryFraction } = options;
+  const { signal, training, metadata, machine, draws, cherryFraction } = options;
   const transfer = { signal, onProgress: options.onUpload };
   await checkOut(options.out, options.model);
   const modelId = await modelOf(client, options.model, transfer);
@@ -270,6 +272,7 @@ export async function analyze(client: Client, options: AnalyzeOptions): Promise<
       scheme: { cherryFraction },
       training,
       metadata,
+      machine,
       analysis: { datasetIds, draws },
     },
     options,
@@ -301,7 +304,7 @@ export interface Evaluation {
  * @example await evaluate(client, { model: { jobId }, baseline: './model', evaluation: 'test.txt', out: './evaluation' });
  */
 export async function evaluate(client: Client, options: EvaluateOptions): Promise<Evaluation> {
-  const { model, signal, metadata, evaluationTokens } = options;
+  const { model, signal, metadata, machine, evaluationTokens } = options;
   const transfer = { signal, onProgress: options.onUpload };
   await checkOut(options.out, typeof model === 'string' ? model : options.evaluation);
   const measured =
@@ -313,7 +316,7 @@ export async function evaluate(client: Client, options: EvaluateOptions): Promis
     maxTokens: evaluationTokens,
     tasks: await tasksOf(client, options.tasks, transfer),
   };
-  const request: CreateJob = { kind: 'evaluate', ...measured, baselineModelId, evaluation, metadata };
+  const request: CreateJob = { kind: 'evaluate', ...measured, baselineModelId, evaluation, metadata, machine };
   const { job, ...downloaded } = await runToEnd(client, request, options);
   if (job.evaluationResult === null) throw new JobFailedError(job);
   return { job, result: job.evaluationResult, ...downloaded };
@@ -347,7 +350,7 @@ export interface ComparedSchemes {
  *   model: './model', calibration: 'train.txt', evaluation: 'test.txt', axes: { bits: [2, 3, 4] }, out: './comparison' });
  */
 export async function compare(client: Client, options: CompareOptions): Promise<ComparedSchemes> {
-  const { signal, scheme, training, schemes, axes, metadata, evaluationTokens, divergence } = options;
+  const { signal, scheme, training, schemes, axes, metadata, machine, evaluationTokens, divergence } = options;
   const transfer = { signal, onProgress: options.onUpload };
   await checkOut(options.out, options.model);
   const modelId = await modelOf(client, options.model, transfer);
@@ -362,7 +365,7 @@ export async function compare(client: Client, options: CompareOptions): Promise<
   const comparison = { schemes, axes };
   const { job, ...downloaded } = await runToEnd(
     client,
-    { kind: 'compare', modelId, calibrationDatasetId, evaluation, scheme, training, comparison, metadata },
+    { kind: 'compare', modelId, calibrationDatasetId, evaluation, scheme, training, comparison, metadata, machine },
     options,
   );
   if (job.comparisonResult === null) throw new JobFailedError(job);

@@ -11,7 +11,15 @@ import { join, relative } from 'node:path';
 export const commandFile = fileURLToPath(new URL('../../sdk/bin/cherryq.js', import.meta.url));
 
 /** What the tests' own surroundings say must not lead a command to another server. */
-const environment = { ...process.env, CHERRYQ_URL: undefined, CHERRYQ_API_KEY: undefined, NO_COLOR: '1' };
+/** Without what whoever runs the tests is logged in to. */
+const environment = {
+  ...process.env,
+  CHERRYQ_URL: undefined,
+  CHERRYQ_API_KEY: undefined,
+  CHERRYQ_PROFILE: undefined,
+  XDG_CONFIG_HOME: '/nonexistent',
+  NO_COLOR: '1',
+};
 
 export interface Ended {
   exitCode: number | null;

@@ -3,7 +3,7 @@ import { analysisSchema, schemeSchema, trainingSchema } from 'cherryq/contract';
 import { z } from 'zod';
 import { analyze } from '../node.ts';
 import { command } from './command.ts';
-import { flagsOf, givenFlags, modelFlag, trainingFlags } from './flags.ts';
+import { flagsOf, givenFlags, machineFlag, modelFlag, parseMachine, trainingFlags } from './flags.ts';
 import { interruptible, printAnalysis, printFolder } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
@@ -39,6 +39,7 @@ export const analyzeCommand = (io: Io) =>
       windows: trainingFlags.windows,
       'impact-samples': trainingFlags['impact-samples'],
       seed: trainingFlags.seed,
+      ...machineFlag,
       ...serverFlags,
       json: { type: 'boolean', description: 'Print the job, its result and manifest as JSON, nothing else' },
     },
@@ -47,32 +48,29 @@ export const analyzeCommand = (io: Io) =>
       const progress = createProgress(io, !json);
       const request = {
         ...givenFlags(options, args),
+        ...parseMachine(args),
         training: givenFlags(measuring, args),
         others: args.others?.split(',').map((file) => file.trim()),
       };
-      const done = await withServer(
-        io,
-        { server: args.server, dataDir: args['data-dir'], concurrency: 1, newDataDir: true },
-        (connection) => {
-          let jobId: string | null = null;
-          return interruptible(io, connection, progress, { jobId: () => jobId, out }, () =>
-            analyze(connection.client, {
-              ...request,
-              model,
-              out,
-              calibration,
-              signal: io.interrupted,
-              onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
-              onJob: (job) => {
-                jobId = job.id;
-                progress.note(`job ${job.id}: ${job.modelName}`);
-              },
-              onEvent: (event) => progress.event(event),
-              onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
-            }),
-          );
-        },
-      );
+      const done = await withServer(io, { args, concurrency: 1, newDataDir: true }, (connection) => {
+        let jobId: string | null = null;
+        return interruptible(io, connection, progress, { jobId: () => jobId, out }, () =>
+          analyze(connection.client, {
+            ...request,
+            model,
+            out,
+            calibration,
+            signal: io.interrupted,
+            onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
+            onJob: (job) => {
+              jobId = job.id;
+              progress.note(`job ${job.id}: ${job.modelName}`);
+            },
+            onEvent: (event) => progress.event(event),
+            onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+          }),
+        );
+      });
       if (json) return printJson(io, done);
       printAnalysis(io, done.result);
       printFolder(io, done);

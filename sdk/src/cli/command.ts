@@ -14,6 +14,7 @@ export interface CommandSpec<Args extends ArgsDef> {
 
 export interface Command {
   name: string;
+  summary: string;
   examples: readonly string[];
   args: ArgsDef;
   definition: CommandDef;
@@ -27,7 +28,7 @@ export function command<const Args extends ArgsDef>(spec: CommandSpec<Args>): Co
     args: args as ArgsDef,
     run: (context) => run(context.args as ParsedArgs<Args>),
   });
-  return { name, examples, args, definition, children: {} };
+  return { name, summary, examples, args, definition, children: {} };
 }
 
 /** A command that only has sub-commands. */
@@ -41,7 +42,7 @@ export function group(spec: {
   const subCommands = Object.fromEntries(Object.entries(children).map(([key, child]) => [key, child.definition]));
   const definition = defineCommand({ meta: { name, description: summary, version }, subCommands });
   const examples = Object.values(children).flatMap((child) => child.examples.slice(0, 1));
-  return { name, examples, args: {}, definition, children };
+  return { name, summary, examples, args: {}, definition, children };
 }
 
 /** The command line itself is wrong. */

@@ -7,8 +7,10 @@ import {
   evaluationTokensFlag,
   flagsOf,
   givenFlags,
+  machineFlag,
   modelFlag,
   parseEvaluation,
+  parseMachine,
   trainingFlags,
 } from './flags.ts';
 import { interruptible, printComparison, printFolder } from './follow.ts';
@@ -57,6 +59,7 @@ export const compareCommand = (io: Io) =>
       tasks: evaluationFlags.tasks,
       ...axisFlags,
       ...trainingFlags,
+      ...machineFlag,
       ...serverFlags,
       json: { type: 'boolean', description: 'Print the job, its result and manifest as JSON, nothing else' },
     },
@@ -64,37 +67,34 @@ export const compareCommand = (io: Io) =>
       const { model, out, calibration, evaluation, json } = args;
       const { evaluationTokens, divergence, tasks } = parseEvaluation(args);
       const request = {
+        ...parseMachine(args),
         axes: { ...usualAxes, ...givenFlags(axesSchema, args) },
         training: givenFlags(trainingSchema, args),
       };
       const progress = createProgress(io, !json);
-      const done = await withServer(
-        io,
-        { server: args.server, dataDir: args['data-dir'], concurrency: 1, newDataDir: true },
-        (connection) => {
-          let jobId: string | null = null;
-          return interruptible(io, connection, progress, { jobId: () => jobId, out }, () =>
-            compare(connection.client, {
-              ...request,
-              model,
-              out,
-              calibration,
-              evaluation,
-              evaluationTokens,
-              divergence,
-              tasks,
-              signal: io.interrupted,
-              onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
-              onJob: (job) => {
-                jobId = job.id;
-                progress.note(`job ${job.id}: ${job.modelName}`);
-              },
-              onEvent: (event) => progress.event(event),
-              onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
-            }),
-          );
-        },
-      );
+      const done = await withServer(io, { args, concurrency: 1, newDataDir: true }, (connection) => {
+        let jobId: string | null = null;
+        return interruptible(io, connection, progress, { jobId: () => jobId, out }, () =>
+          compare(connection.client, {
+            ...request,
+            model,
+            out,
+            calibration,
+            evaluation,
+            evaluationTokens,
+            divergence,
+            tasks,
+            signal: io.interrupted,
+            onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
+            onJob: (job) => {
+              jobId = job.id;
+              progress.note(`job ${job.id}: ${job.modelName}`);
+            },
+            onEvent: (event) => progress.event(event),
+            onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+          }),
+        );
+      });
       if (json) return printJson(io, done);
       printComparison(io, done.result);
       printFolder(io, done);

@@ -2,7 +2,16 @@
 import { schemeSchema, trainingSchema } from 'cherryq/contract';
 import { compress } from '../node.ts';
 import { command } from './command.ts';
-import { evaluationFlags, givenFlags, modelFlag, parseEvaluation, schemeFlags, trainingFlags } from './flags.ts';
+import {
+  evaluationFlags,
+  givenFlags,
+  machineFlag,
+  modelFlag,
+  parseEvaluation,
+  parseMachine,
+  schemeFlags,
+  trainingFlags,
+} from './flags.ts';
 import { interruptible, printFolder, printOutcome } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
@@ -24,12 +33,14 @@ export const compressFlags = {
   ...evaluationFlags,
   ...schemeFlags,
   ...trainingFlags,
+  ...machineFlag,
   ...serverFlags,
 } as const;
 
 /** @throws UsageError */
 export const parseCompressFlags = (args: Readonly<Record<string, unknown>>) => ({
   ...parseEvaluation(args),
+  ...parseMachine(args),
   scheme: givenFlags(schemeSchema, args),
   training: givenFlags(trainingSchema, args),
 });
@@ -53,33 +64,29 @@ export const compressCommand = (io: Io) =>
       const { model, out, calibration, evaluation, json } = args;
       const request = parseCompressFlags(args);
       const progress = createProgress(io, !json);
-      const done = await withServer(
-        io,
-        { server: args.server, dataDir: args['data-dir'], concurrency: 1, newDataDir: true },
-        (connection) => {
-          if (connection.recoveredJobs > 0)
-            progress.note(`unfinished jobs of this data folder that go on first: ${connection.recoveredJobs}`);
-          let jobId: string | null = null;
-          const follow = { jobId: () => jobId, out };
-          return interruptible(io, connection, progress, follow, () =>
-            compress(connection.client, {
-              ...request,
-              model,
-              out,
-              calibration,
-              evaluation,
-              signal,
-              onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
-              onJob: (job) => {
-                jobId = job.id;
-                progress.note(`job ${job.id}: ${job.modelName}`);
-              },
-              onEvent: (event) => progress.event(event),
-              onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
-            }),
-          );
-        },
-      );
+      const done = await withServer(io, { args, concurrency: 1, newDataDir: true }, (connection) => {
+        if (connection.recoveredJobs > 0)
+          progress.note(`unfinished jobs of this data folder that go on first: ${connection.recoveredJobs}`);
+        let jobId: string | null = null;
+        const follow = { jobId: () => jobId, out };
+        return interruptible(io, connection, progress, follow, () =>
+          compress(connection.client, {
+            ...request,
+            model,
+            out,
+            calibration,
+            evaluation,
+            signal,
+            onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
+            onJob: (job) => {
+              jobId = job.id;
+              progress.note(`job ${job.id}: ${job.modelName}`);
+            },
+            onEvent: (event) => progress.event(event),
+            onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+          }),
+        );
+      });
       if (json) return printJson(io, done);
       printOutcome(io, done.job);
       printFolder(io, done);

@@ -21,18 +21,15 @@ export const estimateCommand = (io: Io) =>
       const { model, calibration, evaluation, json } = args;
       const request = parseCompressFlags(args);
       const progress = createProgress(io, !json);
-      const found = await withServer(
-        io,
-        { server: args.server, dataDir: args['data-dir'], concurrency: 0, newDataDir: true },
-        ({ client }) =>
-          estimate(client, {
-            ...request,
-            model,
-            calibration,
-            evaluation,
-            signal: io.interrupted,
-            onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
-          }),
+      const found = await withServer(io, { args, concurrency: 0, newDataDir: true }, ({ client }) =>
+        estimate(client, {
+          ...request,
+          model,
+          calibration,
+          evaluation,
+          signal: io.interrupted,
+          onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
+        }),
       ).finally(() => progress.end());
       const exitCode = found.allowed ? exitCodes.ok : exitCodes.input;
       if (json) {

@@ -3,7 +3,15 @@ import { artifactSourceSchema } from 'cherryq/contract';
 import { z } from 'zod';
 import { evaluate } from '../node.ts';
 import { command, UsageError } from './command.ts';
-import { evaluationFlags, evaluationTokensFlag, flagsOf, givenFlags, parseEvaluation } from './flags.ts';
+import {
+  evaluationFlags,
+  evaluationTokensFlag,
+  flagsOf,
+  givenFlags,
+  machineFlag,
+  parseEvaluation,
+  parseMachine,
+} from './flags.ts';
 import { interruptible, printEvaluation, printFolder } from './follow.ts';
 import { printJson, type Io } from './io.ts';
 import { createProgress } from './progress.ts';
@@ -45,6 +53,7 @@ export const evaluateCommand = (io: Io) =>
       tasks: evaluationFlags.tasks,
       ...evaluationTokensFlag,
       ...flagsOf(options, { format: 'Which of the formats that the job has made' }),
+      ...machineFlag,
       ...serverFlags,
       json: { type: 'boolean', description: 'Print the job, its result and manifest as JSON, nothing else' },
     },
@@ -56,32 +65,30 @@ export const evaluateCommand = (io: Io) =>
       if (format !== undefined && jobId === undefined)
         throw new UsageError('--format says which of a job’s formats is meant; give --job too', '--format');
       const { evaluationTokens, tasks } = parseEvaluation(args);
+      const { machine } = parseMachine(args);
       const progress = createProgress(io, !json);
-      const done = await withServer(
-        io,
-        { server: args.server, dataDir: args['data-dir'], concurrency: 1, newDataDir: true },
-        (connection) => {
-          let running: string | null = null;
-          return interruptible(io, connection, progress, { jobId: () => running, out }, () =>
-            evaluate(connection.client, {
-              model: jobId === undefined ? (model ?? '') : { jobId, format },
-              evaluation,
-              baseline,
-              evaluationTokens,
-              tasks,
-              out,
-              signal: io.interrupted,
-              onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
-              onJob: (job) => {
-                running = job.id;
-                progress.note(`job ${job.id}: ${job.modelName}`);
-              },
-              onEvent: (event) => progress.event(event),
-              onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
-            }),
-          );
-        },
-      );
+      const done = await withServer(io, { args, concurrency: 1, newDataDir: true }, (connection) => {
+        let running: string | null = null;
+        return interruptible(io, connection, progress, { jobId: () => running, out }, () =>
+          evaluate(connection.client, {
+            model: jobId === undefined ? (model ?? '') : { jobId, format },
+            evaluation,
+            baseline,
+            evaluationTokens,
+            tasks,
+            machine,
+            out,
+            signal: io.interrupted,
+            onUpload: ({ sentBytes, totalBytes }) => progress.transfer('upload', sentBytes, totalBytes),
+            onJob: (job) => {
+              running = job.id;
+              progress.note(`job ${job.id}: ${job.modelName}`);
+            },
+            onEvent: (event) => progress.event(event),
+            onDownload: ({ receivedBytes, totalBytes }) => progress.transfer('download', receivedBytes, totalBytes),
+          }),
+        );
+      });
       if (json) return printJson(io, done);
       printEvaluation(io, done.result);
       printFolder(io, done);

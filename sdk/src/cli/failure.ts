@@ -13,12 +13,20 @@ export interface Failure {
   message: string;
   param: string | null;
   requestId: string | null;
+  /** Command that goes on with what was interrupted. */
+  goOn: string | null;
 }
 
 export function failureOf(error: unknown): Failure {
-  const base = { param: null, requestId: null, message: error instanceof Error ? error.message : String(error) };
+  const message = error instanceof Error ? error.message : String(error);
+  const base = { param: null, requestId: null, goOn: null, message };
   if (error instanceof Interrupted)
-    return { ...base, exitCode: error.goOn === null ? nothingStarted : exitCodes.interrupted, code: 'interrupted' };
+    return {
+      ...base,
+      exitCode: error.goOn === null ? nothingStarted : exitCodes.interrupted,
+      code: 'interrupted',
+      goOn: error.goOn,
+    };
   if (error instanceof UsageError) return { ...base, exitCode: exitCodes.input, code: 'usage', param: error.param };
   if (error instanceof CherryQError)
     return { ...base, exitCode: exitCodeOf(error), code: error.code, param: error.param, requestId: error.requestId };

@@ -4,7 +4,14 @@
  */
 import { z } from 'zod';
 import type { StringArgDef } from 'citty';
-import { evaluationSchema, schemeSchema, trainingSchema, type Scheme, type Training } from 'cherryq/contract';
+import {
+  evaluationSchema,
+  jobSettingsSchema,
+  schemeSchema,
+  trainingSchema,
+  type Scheme,
+  type Training,
+} from 'cherryq/contract';
 import { UsageError } from './command.ts';
 
 /** What zod says of a field in JSON Schema, as far as our fields use it. */
@@ -27,18 +34,26 @@ const hints: Readonly<Record<string, string>> = { uri: 'URL', string: 'TEXT', bo
 
 type Described<Schema extends z.ZodObject> = Record<keyof z.infer<Schema> & string, string>;
 
+/** A flag, with the words that its value can be, for shells to complete. */
+export type SchemaFlag = StringArgDef & { type: 'string'; values: readonly string[] };
+
 /** @param descriptions one sentence per field; a missing one does not compile */
 export function flagsOf<Schema extends z.ZodObject>(
   schema: Schema,
   descriptions: Described<Schema>,
-): Record<string, StringArgDef & { type: 'string' }> {
+): Record<string, SchemaFlag> {
   return Object.fromEntries(
     Object.entries(fieldsOf(schema)).map(([name, field]) => {
       const about = descriptions[name as keyof Described<Schema>];
       const standard = field.default === undefined || field.default === '' ? '' : `; default ${String(field.default)}`;
       return [
         kebabCase(name),
-        { type: 'string', valueHint: hintOf(field), description: `${about} (${allowedOf(field)}${standard})` },
+        {
+          type: 'string',
+          valueHint: hintOf(field),
+          description: `${about} (${allowedOf(field)}${standard})`,
+          values: valuesOf(field),
+        },
       ];
     }),
   );
@@ -99,6 +114,16 @@ export const modelFlag = {
   description:
     'Model folder in the format of Hugging Face, id of an uploaded model, or hf://owner/name@revision or s3://bucket/prefix for the server to import',
 } as const;
+
+const placing = jobSettingsSchema.pick({ machine: true });
+
+/** Of every command that creates a job. */
+export const machineFlag = flagsOf(placing, {
+  machine: 'Machine to run on, as `cherryq estimate` lists them; the cheapest that fits when absent',
+});
+
+/** @throws UsageError */
+export const parseMachine = (args: Readonly<Record<string, unknown>>) => givenFlags(placing, args);
 
 export const evaluationFlags = {
   ...flagsOf(evaluationOptions, {
@@ -180,6 +205,15 @@ function hintOf(field: FieldSchema): string {
   if (field.const !== undefined) return String(field.const);
   if (field.enum) return field.enum.join('|');
   return hints[field.format ?? ''] ?? hints[field.type ?? ''] ?? 'N';
+}
+
+/** `2`, `3`, `4`, `8`; of a number only the words that it can be instead, such as `row` */
+function valuesOf(field: FieldSchema): string[] {
+  if (field.anyOf) return field.anyOf.flatMap(valuesOf);
+  if (field.items) return valuesOf(field.items);
+  if (field.const !== undefined) return [String(field.const)];
+  if (field.enum) return field.enum.map(String);
+  return field.type === 'boolean' ? ['true', 'false'] : [];
 }
 
 /** `2, 3, 4 or 8`; `a whole number of at least 1 or row`; `a number above 0 and at most 0.25` */

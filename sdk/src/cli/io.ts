@@ -1,4 +1,4 @@
-/** What a command speaks to: two streams, the environment and Ctrl-C. `main.ts` gives the real ones, tests their own. */
+/** What a command speaks to: three streams, the environment and Ctrl-C. `main.ts` gives the real ones, tests their own. */
 
 export interface Output {
   write(text: string): unknown;
@@ -6,7 +6,10 @@ export interface Output {
   columns?: number;
 }
 
+export type Input = NodeJS.ReadableStream & { isTTY?: boolean };
+
 export interface Io {
+  readonly stdin: Input;
   /** Results. */
   stdout: Output;
   /** Progress, notes and errors. */

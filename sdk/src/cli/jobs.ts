@@ -12,7 +12,7 @@ import { look, serverFlags, withServer } from './server.ts';
 
 const id = { type: 'positional', required: true, description: 'Id of the job' } as const;
 const json = { type: 'boolean', description: 'Print JSON, nothing else' } as const;
-const pageOptions = listJobsQuerySchema.pick({ limit: true, status: true, kind: true, modelId: true });
+const pageOptions = listJobsQuerySchema.pick({ limit: true, after: true, status: true, kind: true, modelId: true });
 
 export const jobsCommand = (io: Io) =>
   group({
@@ -40,6 +40,7 @@ const list = (io: Io) =>
     args: {
       ...flagsOf(pageOptions, {
         limit: 'How many at most',
+        after: 'Only those that were made before this one',
         status: 'Only these',
         kind: 'Only these',
         modelId: 'Only those of this model',
@@ -63,7 +64,7 @@ const list = (io: Io) =>
         job.createdAt,
       ]);
       print(io, renderTable(['id', 'status', 'done', 'model', 'kind', 'scheme', 'created'], rows, 7));
-      if (page.hasMore) print(io, `There are more: --limit, at most 100.`);
+      if (page.hasMore) print(io, `There are more: --after ${page.data.at(-1)?.id}`);
     },
   });
 
@@ -106,7 +107,7 @@ const wait = (io: Io) =>
       const { out } = args;
       const signal = io.interrupted;
       const progress = createProgress(io, !args.json);
-      await withServer(io, { server: args.server, dataDir: args['data-dir'], concurrency: 1 }, (connection) =>
+      await withServer(io, { args, concurrency: 1 }, (connection) =>
         interruptible(io, connection, progress, { jobId: () => args.id, out }, async () => {
           const { client, flags } = connection;
           const job = await client.jobs.wait(args.id, { signal, onEvent: (event) => progress.event(event) });
@@ -246,14 +247,9 @@ const events = (io: Io) =>
       const signal = io.interrupted;
       let { after } = args;
       if (args.follow)
-        return withServer(
-          io,
-          { server: args.server, dataDir: args['data-dir'], concurrency: 1 },
-          async ({ client }) => {
-            for await (const event of client.events.stream(args.id, { after, signal }))
-              print(io, JSON.stringify(event));
-          },
-        );
+        return withServer(io, { args, concurrency: 1 }, async ({ client }) => {
+          for await (const event of client.events.stream(args.id, { after, signal })) print(io, JSON.stringify(event));
+        });
       await look(io, args, async (client) => {
         for (let more = true; more;) {
           const page = await client.events.list(args.id, { after, limit: 1000 }, { signal });

@@ -4,8 +4,11 @@ import { exitCodes } from 'cherryq/contract';
 import packageJson from '../../package.json' with { type: 'json' };
 import { checkArguments, group, helpOf, UsageError, type Command } from './command.ts';
 import { analyzeCommand } from './analyze.ts';
+import { capabilitiesCommand } from './capabilities.ts';
 import { compareCommand } from './compare.ts';
 import { compressCommand } from './compress.ts';
+import { completionCommand } from './completion.ts';
+import { datasetsCommand } from './datasets.ts';
 import { doctorCommand } from './doctor.ts';
 import { engineCommand } from './engine.ts';
 import { estimateCommand } from './estimate.ts';
@@ -18,13 +21,19 @@ import { installCommand } from './install.ts';
 import { Interrupted, note, paintFor, print, printJson, type Io } from './io.ts';
 import { jobsCommand } from './jobs.ts';
 import { keysCommand } from './keys.ts';
+import { loginCommand } from './login.ts';
+import { logoutCommand } from './logout.ts';
+import { modelsCommand } from './models.ts';
+import { openCommand } from './open.ts';
+import { profilesCommand } from './profiles.ts';
+import { usageCommand } from './usage.ts';
 import { webhooksCommand } from './webhooks.ts';
 import { serveCommand } from './serve.ts';
 
 const { version } = packageJson;
 
-export const rootCommand = (io: Io): Command =>
-  group({
+export function rootCommand(io: Io): Command {
+  const root: Command = group({
     name: 'cherryq',
     summary: 'Compress language models to 2, 3, 4 or 8 bits',
     version,
@@ -35,7 +44,15 @@ export const rootCommand = (io: Io): Command =>
       evaluate: evaluateCommand(io),
       compare: compareCommand(io),
       jobs: jobsCommand(io),
+      open: openCommand(io),
+      models: modelsCommand(io),
+      datasets: datasetsCommand(io),
+      capabilities: capabilitiesCommand(io),
       serve: serveCommand(io),
+      login: loginCommand(io),
+      logout: logoutCommand(io),
+      profiles: profilesCommand(io),
+      usage: usageCommand(io),
       keys: keysCommand(io),
       webhooks: webhooksCommand(io),
       inspect: inspectCommand(io),
@@ -44,8 +61,11 @@ export const rootCommand = (io: Io): Command =>
       engine: engineCommand(io),
       install: installCommand(io),
       doctor: doctorCommand(io),
+      completion: completionCommand(io, () => root),
     },
   });
+  return root;
+}
 
 /** @returns exit code (contract: `exitCodes`; 130 when Ctrl-C ended it before anything began) */
 export async function runCli(args: string[], io: Io): Promise<number> {
@@ -97,7 +117,7 @@ function report(error: unknown, { name }: Command, json: boolean, io: Io): numbe
   const request = failure.requestId === null ? '' : paint.dim(` (request ${failure.requestId})`);
   note(io, `${paint.red('cherryq:')} ${failure.message}${exitCode === exitCodes.bug ? request : ''}`);
   if (thrown instanceof UsageError) note(io, `Usage: ${name} --help`);
-  if (thrown instanceof Interrupted && thrown.goOn !== null) note(io, `Go on with: ${thrown.goOn}`);
+  if (failure.goOn !== null) note(io, `Go on with: ${failure.goOn}`);
   if (json) printJson(io, { error: { ...failure, exitCode } });
   return exitCode;
 }

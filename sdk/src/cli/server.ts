@@ -1,11 +1,13 @@
 /**
- * Which server a command talks to: the one it is told, else the one that runs on the data folder, else one inside this
- * process for as long as the command takes.
+ * Which server a command talks to: the one it is told, by address or by profile, else the one that runs on the data folder,
+ * else one inside this process for as long as the command takes.
  */
 import { readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { CherryQ, InputError } from '../index.ts';
+import { AuthenticationError, CherryQ, InputError } from '../index.ts';
+import { UsageError } from './command.ts';
+import { addressOf, checkApiKey, profileOf, readConfig } from './config.ts';
 import { note, type Io } from './io.ts';
 import { loadServer } from './packages.ts';
 
@@ -16,7 +18,12 @@ export const serverFlags = {
   server: {
     type: 'string',
     valueHint: 'URL',
-    description: 'Server to use; else CHERRYQ_URL, else the one of --data-dir',
+    description: 'Server to use; else CHERRYQ_URL, else that of the profile, else the one of --data-dir',
+  },
+  profile: {
+    type: 'string',
+    valueHint: 'NAME',
+    description: 'Server that `cherryq login` saved; else CHERRYQ_PROFILE, else the current one',
   },
   'data-dir': {
     type: 'string',
@@ -24,6 +31,13 @@ export const serverFlags = {
     description: `Folder of the local server (default ${defaultDataDir})`,
   },
 } as const;
+
+/** What these flags were given. */
+export interface ServerArgs {
+  server?: string;
+  profile?: string;
+  'data-dir'?: string;
+}
 
 export interface Connection {
   client: CherryQ;
@@ -36,8 +50,7 @@ export interface Connection {
 }
 
 export interface ConnectOptions {
-  server: string | undefined;
-  dataDir: string | undefined;
+  args: ServerArgs;
   /** Jobs that an embedded server runs at once; 0 for commands that only look. */
   concurrency: number;
   /** Begin a data folder where there is none. Default: refuse, for there can be no jobs. */
@@ -50,12 +63,15 @@ export async function withServer<Result>(
   options: ConnectOptions,
   use: (connection: Connection) => Promise<Result>,
 ): Promise<Result> {
-  const remote = options.server ?? io.env.CHERRYQ_URL;
-  if (remote) {
-    const client = new CherryQ({ baseUrl: remote, apiKey: io.env.CHERRYQ_API_KEY });
-    return use({ client, kind: 'remote', recoveredJobs: 0, flags: ` --server ${remote}` });
+  const remote = await findRemote(io, options.args);
+  if (remote !== null) {
+    const { url, apiKey, flags, login } = remote;
+    const client = new CherryQ({ baseUrl: url, apiKey });
+    return use({ client, kind: 'remote', recoveredJobs: 0, flags }).catch((error: unknown) => {
+      throw error instanceof AuthenticationError ? withAdvice(error, login) : error;
+    });
   }
-  const dataDir = options.dataDir ?? defaultDataDir;
+  const dataDir = options.args['data-dir'] ?? defaultDataDir;
   const flags = dataDir === defaultDataDir ? '' : ` --data-dir ${shellQuote(dataDir)}`;
   const url = await findLocalServer(dataDir);
   if (url !== null) return use({ client: new CherryQ({ baseUrl: url }), kind: 'local', recoveredJobs: 0, flags });
@@ -88,12 +104,64 @@ export async function withServer<Result>(
 /** The same for a command that starts no work of its own. */
 export function look<Result>(
   io: Io,
-  args: { server?: string; 'data-dir'?: string },
+  args: ServerArgs,
   use: (client: CherryQ, signal: AbortSignal) => Promise<Result>,
 ): Promise<Result> {
   const signal = io.interrupted;
-  const options = { server: args.server, dataDir: args['data-dir'], concurrency: 0 };
-  return withServer(io, options, ({ client }) => use(client, signal));
+  return withServer(io, { args, concurrency: 0 }, ({ client }) => use(client, signal));
+}
+
+interface Remote {
+  url: string;
+  apiKey: string | undefined;
+  /** As a connection's. */
+  flags: string;
+  /** Command that gives a key for it. */
+  login: string;
+}
+
+/** @returns null for the data folder   @throws UsageError for flags that contradict each other, InputError for profiles */
+async function findRemote(io: Io, args: ServerArgs): Promise<Remote | null> {
+  const { CHERRYQ_URL, CHERRYQ_API_KEY, CHERRYQ_PROFILE } = io.env;
+  const { server, profile, 'data-dir': dataDir } = args;
+  if (profile !== undefined && (server !== undefined || dataDir !== undefined)) {
+    const other = server === undefined ? '--data-dir' : '--server';
+    throw new UsageError(`--profile and ${other} both name a server; give one of them`, '--profile');
+  }
+  const url = server ?? (CHERRYQ_URL || undefined);
+  if (url !== undefined) {
+    if (profile !== undefined) note(io, `CHERRYQ_URL is set and goes before --profile ${profile}`);
+    const given = CHERRYQ_API_KEY ? checkApiKey(CHERRYQ_API_KEY, 'CHERRYQ_API_KEY') : undefined;
+    const flags = ` --server ${shellQuote(url)}`;
+    return { url, apiKey: given ?? (await savedKey(io, url)), flags, login: `cherryq login${flags}` };
+  }
+  const asked = profile ?? (dataDir === undefined ? CHERRYQ_PROFILE || undefined : undefined);
+  if (asked === undefined && dataDir !== undefined) return null;
+  const config = await readConfig(io.env);
+  const name = asked ?? config.current;
+  if (name === null) return null;
+  const { server: saved, apiKey } = profileOf(config, name);
+  const flags = ` --profile ${name}`;
+  return { url: saved, apiKey: apiKey ?? undefined, flags, login: `cherryq login${flags}` };
+}
+
+/** The key that was saved for this very address. */
+async function savedKey(io: Io, url: string): Promise<string | undefined> {
+  if (!URL.canParse(url)) return undefined;
+  const profiles = Object.values((await readConfig(io.env)).profiles);
+  return profiles.find(({ server }) => addressOf(server) === addressOf(url))?.apiKey ?? undefined;
+}
+
+function withAdvice(error: AuthenticationError, login: string): AuthenticationError {
+  const { status, code, param, requestId, retryable, cause } = error;
+  return new AuthenticationError(`${error.message}; log in with: ${login}`, {
+    status,
+    code,
+    param,
+    requestId,
+    retryable,
+    cause,
+  });
 }
 
 /** Address of the server that holds a data folder; null when none answers. */
