@@ -76,6 +76,7 @@ function uploadOperations(collection: string, name: string): Record<string, stri
     [`GET /v1/${collection}/{id}`]: `read${name}`,
     [`PUT /v1/${collection}/{id}/files/{path}`]: `put${name}File`,
     [`POST /v1/${collection}/{id}/parts`]: `request${name}Parts`,
+    [`PUT /v1/${collection}/{id}/parts/{number}/{path}`]: `put${name}Part`,
     [`POST /v1/${collection}/{id}/complete`]: `complete${name}`,
     [`DELETE /v1/${collection}/{id}`]: `delete${name}`,
   };
@@ -122,6 +123,7 @@ function uploadCalls(collection: string): Record<string, string> {
     [`GET /v1/${collection}/{id}`]: `await client.${collection}.retrieve(id)`,
     [`PUT /v1/${collection}/{id}/files/{path}`]: `await client.${collection}.putFile(id, path, body)`,
     [`POST /v1/${collection}/{id}/parts`]: `await client.${collection}.requestParts(id, { path, parts })`,
+    [`PUT /v1/${collection}/{id}/parts/{number}/{path}`]: `await client.${collection}.putPart(part, content)`,
     [`POST /v1/${collection}/{id}/complete`]: `await client.${collection}.complete(id)`,
     [`DELETE /v1/${collection}/{id}`]: `await client.${collection}.delete(id)`,
   };
