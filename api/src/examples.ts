@@ -433,6 +433,8 @@ export const bodies = {
 const answersOf: Readonly<Record<string, unknown>> = {
   'GET /readyz 503': { ...health, status: 'unavailable' } satisfies Health,
   'GET /v1/jobs/{id} 200': succeeded,
+  'GET /v1/jobs/{id}/artifacts/{path} 200': '{"formatVersion": 1}',
+  'GET /v1/jobs/{id}/artifacts/{path} 206': '{"formatVersion"',
   'POST /v1/jobs/{id}/cancel 200': { ...job, status: 'cancelled', finishedAt: time('09:03:00') } satisfies Job,
   'POST /v1/jobs/{id}/pause 200': { ...job, status: 'paused' } satisfies Job,
   'POST /v1/jobs/{id}/retry 202': { ...job, retryOf: '01JBZ6V5A8B1C4D7E0F3G6H9J2' } satisfies Job,
@@ -450,6 +452,9 @@ const answersOf: Readonly<Record<string, unknown>> = {
 const mediaBodies: Readonly<Record<string, string>> = {
   'text/event-stream': ['retry: 1000\n\n', ...events.map(serverSentEvent)].join(''),
   'application/octet-stream': "the file's bytes",
+  'text/html': '<!doctype html><title>w3g128</title>',
+  'text/markdown': '# w3g128',
+  'text/plain': 'Apache License',
 };
 
 function serverSentEvent(event: JobEvent): string {
