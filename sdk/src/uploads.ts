@@ -5,9 +5,13 @@ import { InputError } from './errors.ts';
 import { everyItem } from './pages.ts';
 import { sleep } from './retry.ts';
 
-/** A file in memory, or one that is opened when it is sent and whose hash is known. */
+/**
+ * A file in memory, or a stream that is read into it, since its hash is declared before it is sent; or one that is opened when it is sent
+ * and whose hash is known.
+ */
 export type UploadSource =
-  { path: string; content: Uint8Array | Blob | string } | (UploadFile & Pick<RequestBody, 'open'>);
+  | { path: string; content: Uint8Array | Blob | string | ReadableStream<Uint8Array> }
+  | (UploadFile & Pick<RequestBody, 'open'>);
 
 export interface ListUploadsQuery {
   /** 1 to 100, default 20. */
@@ -248,11 +252,8 @@ async function* inParts(
 async function described(source: UploadSource): Promise<UploadFile & RequestBody> {
   if ('open' in source) return source;
   const { path, content } = source;
-  const bytes = new Uint8Array(
-    await new Blob([
-      typeof content === 'string' || content instanceof Blob ? content : new Uint8Array(content),
-    ]).arrayBuffer(),
-  );
+  const body = content instanceof Uint8Array ? new Uint8Array(content) : content;
+  const bytes = new Uint8Array(await new Response(body).arrayBuffer());
   return { path, sizeBytes: bytes.byteLength, sha256: await sha256Of(bytes), open: () => bytes };
 }
 
