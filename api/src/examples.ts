@@ -76,6 +76,7 @@ function uploadOperations(collection: string, name: string): Record<string, stri
     [`GET /v1/${collection}/{id}`]: `read${name}`,
     [`PUT /v1/${collection}/{id}/files/{path}`]: `put${name}File`,
     [`POST /v1/${collection}/{id}/parts`]: `request${name}Parts`,
+    [`PUT /v1/${collection}/{id}/parts/{number}/{path}`]: `put${name}Part`,
     [`POST /v1/${collection}/{id}/complete`]: `complete${name}`,
     [`DELETE /v1/${collection}/{id}`]: `delete${name}`,
   };
@@ -122,6 +123,7 @@ function uploadCalls(collection: string): Record<string, string> {
     [`GET /v1/${collection}/{id}`]: `await client.${collection}.retrieve(id)`,
     [`PUT /v1/${collection}/{id}/files/{path}`]: `await client.${collection}.putFile(id, path, body)`,
     [`POST /v1/${collection}/{id}/parts`]: `await client.${collection}.requestParts(id, { path, parts })`,
+    [`PUT /v1/${collection}/{id}/parts/{number}/{path}`]: `await client.${collection}.putPart(part, content)`,
     [`POST /v1/${collection}/{id}/complete`]: `await client.${collection}.complete(id)`,
     [`DELETE /v1/${collection}/{id}`]: `await client.${collection}.delete(id)`,
   };
@@ -431,6 +433,8 @@ export const bodies = {
 const answersOf: Readonly<Record<string, unknown>> = {
   'GET /readyz 503': { ...health, status: 'unavailable' } satisfies Health,
   'GET /v1/jobs/{id} 200': succeeded,
+  'GET /v1/jobs/{id}/artifacts/{path} 200': '{"formatVersion": 1}',
+  'GET /v1/jobs/{id}/artifacts/{path} 206': '{"formatVersion"',
   'POST /v1/jobs/{id}/cancel 200': { ...job, status: 'cancelled', finishedAt: time('09:03:00') } satisfies Job,
   'POST /v1/jobs/{id}/pause 200': { ...job, status: 'paused' } satisfies Job,
   'POST /v1/jobs/{id}/retry 202': { ...job, retryOf: '01JBZ6V5A8B1C4D7E0F3G6H9J2' } satisfies Job,
@@ -448,6 +452,9 @@ const answersOf: Readonly<Record<string, unknown>> = {
 const mediaBodies: Readonly<Record<string, string>> = {
   'text/event-stream': ['retry: 1000\n\n', ...events.map(serverSentEvent)].join(''),
   'application/octet-stream': "the file's bytes",
+  'text/html': '<!doctype html><title>w3g128</title>',
+  'text/markdown': '# w3g128',
+  'text/plain': 'Apache License',
 };
 
 function serverSentEvent(event: JobEvent): string {

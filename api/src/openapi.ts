@@ -25,6 +25,7 @@ import {
   modelSchema,
   pageOf,
   partUploadSchema,
+  partNumberSchema,
   requestPartsSchema,
   createWebhookSchema,
   updateWebhookSchema,
@@ -89,6 +90,11 @@ export const idempotencyHeaders = z.object({
     .meta({ description: 'Sent again with the same key, the request is done once.' }),
 });
 export const fileParams = z.object({ id: idSchema, path: filePathSchema });
+export const partParams = z.object({
+  id: idSchema,
+  number: z.coerce.number().pipe(partNumberSchema),
+  path: filePathSchema,
+});
 
 /** A path parameter that takes slashes. The router needs its pattern; the document must not show it. */
 export const filePathPattern = ':path{.+}';

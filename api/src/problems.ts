@@ -5,7 +5,7 @@
 import { HTTPException } from 'hono/http-exception';
 import type { z } from 'zod';
 import { problemCodes, type Problem, type ProblemCode } from 'cherryq/contract';
-import { InputError, StorageFullError } from '@cherryq/batch-jobs/storage';
+import { InputError, StorageFullError, TransientError } from '@cherryq/batch-jobs/storage';
 
 export interface ProblemOptions {
   /** Field or header that the problem is about. */
@@ -84,6 +84,7 @@ export function toProblem(thrown: unknown, requestId: string): { problem: Proble
 function knownProblem(thrown: unknown, requestId: string): ProblemError {
   if (thrown instanceof ProblemError) return thrown;
   if (thrown instanceof StorageFullError) return new ProblemError('storage_full', thrown.message);
+  if (thrown instanceof TransientError) return new ProblemError('unavailable', thrown.message);
   if (thrown instanceof InputError) return new ProblemError('invalid_request', thrown.message, { param: thrown.param });
   if (thrown instanceof HTTPException) {
     if (thrown.status === 413) return new ProblemError('payload_too_large', thrown.message);

@@ -98,15 +98,24 @@ export interface Uploads {
     body: ReadableStream<Uint8Array> | null,
     lengthHeader?: string,
   ): Promise<void>;
-  /** Where to send parts of a declared file, straight to the store.  @throws ProblemError (409) when there is no such way */
+  /** Where to send parts of a declared file, to the store or to this server.  @throws ProblemError (409) when it takes none */
   requestParts(
     tenant: string,
     id: string,
     request: { path: string; parts: readonly { number: number; sha256: string }[] },
   ): Promise<PartUpload>;
+  /** Keeps one part of a declared file while checking it, as `putFile`; one that is there already is left alone. */
+  putPart(
+    tenant: string,
+    id: string,
+    part: { path: string; number: number; sha256: string },
+    body: ReadableStream<Uint8Array> | null,
+    lengthHeader?: string,
+  ): Promise<void>;
   /**
    * Makes it usable.
-   * @throws ProblemError (409) naming the files that are missing, (422) naming what makes a model unusable
+   * @throws ProblemError (409) naming the files that are missing, (422) naming a file in parts that is not what was declared, or
+   * what makes a model unusable
    */
   complete(tenant: string, id: string): Promise<Upload>;
   /** Removes it and its files. The caller has made sure that nothing uses it. */
@@ -124,6 +133,7 @@ export function createUploads(
   kind: UploadKind,
   { store, clock, copying = new Map() }: { store: Store; clock: Clock; copying?: ReadonlyMap<string, number> },
 ): Uploads {
+  const takesParts = store.direct !== undefined || store.ownParts !== undefined;
   const allPrefix = (tenant: string): string => `tenants/${tenant}/${kind}s/`;
   const prefix = (tenant: string, id: string): string => `${allPrefix(tenant)}${id}/`;
   const recordKey = (tenant: string, id: string): string => `${prefix(tenant, id)}${kind}.json`;
@@ -234,7 +244,7 @@ export function createUploads(
       files: record.files.map((file) => ({
         ...file,
         uploaded: has.uploaded.has(file.path),
-        partBytes: store.direct === undefined || file.sizeBytes === 0 ? null : partBytesOf(file),
+        partBytes: !takesParts || file.sizeBytes === 0 ? null : partBytesOf(file),
       })),
     };
     if (kind === 'dataset') return { object: kind, ...common };
@@ -255,7 +265,12 @@ export function createUploads(
   const partUploads = (tenant: string, id: string): PartUploads =>
     createPartUploads(
       { store, clock },
-      { filesPrefix: filesPrefix(tenant, id), recordsPrefix: `${prefix(tenant, id)}parts/` },
+      {
+        filesPrefix: filesPrefix(tenant, id),
+        recordsPrefix: `${prefix(tenant, id)}parts/`,
+        ownUrl: ({ path }, { number, sha256 }) =>
+          `/v1/${kind}s/${id}/parts/${number}/${path.split('/').map(encodeURIComponent).join('/')}?sha256=${sha256}`,
+      },
     );
 
   const uploads: Uploads = {
@@ -366,12 +381,33 @@ export function createUploads(
       await store.put(key, checkedFile(body ?? [], declared, check), { onlyIfAbsent: true });
     },
 
+    async putPart(tenant, id, { path, number, sha256 }, body, lengthHeader) {
+      const { files } = await readRecord(tenant, id);
+      const declared = await declaredFile(tenant, id, path);
+      let isRead = false;
+      const content = ({ sizeBytes }: { sizeBytes: number }): AsyncGenerator<Uint8Array> => {
+        if (lengthHeader !== undefined && Number(lengthHeader) !== sizeBytes)
+          throw mismatch(path, `part ${number} has ${sizeBytes} bytes, Content-Length says ${lengthHeader}`);
+        isRead = true;
+        // A header of weights is in the first part.
+        const check = kind === 'model' && number === 1 ? forModel(() => checkIncoming(declared, pathsOf(files))) : null;
+        const beginning = check && { add: check.add.bind(check), end: () => undefined };
+        return checkedFile(body ?? [], { path, sizeBytes, sha256 }, beginning);
+      };
+      if ((await store.head(`${filesPrefix(tenant, id)}${path}`)) === null)
+        await partUploads(tenant, id).put(declared, { number, sha256 }, content);
+      if (!isRead) await drain(body);
+    },
+
     async complete(tenant, id) {
       const record = await readRecord(tenant, id);
       const uploaded = await uploadedPaths(tenant, id);
       const missing: string[] = [];
-      for (const file of record.files)
-        if (!uploaded.has(file.path) && !(await partUploads(tenant, id).finish(file))) missing.push(file.path);
+      for (const file of record.files) {
+        const end = uploaded.has(file.path) ? 'there' : await partUploads(tenant, id).finish(file);
+        if (end === 'mismatch') throw mismatch(file.path, `its parts together do not have the SHA-256 ${file.sha256}`);
+        if (end === 'missing') missing.push(file.path);
+      }
       if (missing.length > 0)
         throw new ProblemError(
           'conflict',

@@ -204,7 +204,9 @@ export class Transport {
       init.body = JSON.stringify(call.json);
     } else if (call.body) {
       headers['Content-Type'] = 'application/octet-stream';
-      const content = call.body.open();
+      const opened = call.body.open();
+      const isLarge = opened instanceof Uint8Array && opened.byteLength >= leastStreamed;
+      const content = streamsBodies && isLarge ? sliced(opened) : opened;
       if (content instanceof ReadableStream) {
         headers['Content-Length'] = String(call.body.sizeBytes);
         init.body = watched(content, timer, (cause) => (timer.bodyError = cause), false);
@@ -257,6 +259,29 @@ export class Transport {
       cause,
     });
   }
+}
+
+/**
+ * Whether `fetch` sends a stream with the length that its header states, as Node.js does. Bytes that are handed over as such would be
+ * copied as a whole for each try.
+ */
+const runtime = (globalThis as { process?: { versions?: Record<string, string | undefined> } }).process?.versions;
+const streamsBodies = runtime?.['node'] !== undefined && runtime['bun'] === undefined && runtime['deno'] === undefined;
+/** Of bytes in memory: those that are worth it. */
+const leastStreamed = 2 ** 20;
+const sliceBytes = 2 ** 17;
+
+function sliced(bytes: Uint8Array<ArrayBuffer>): ReadableStream<Uint8Array> {
+  let at = 0;
+  return new ReadableStream<Uint8Array>(
+    {
+      pull(controller) {
+        if (at >= bytes.byteLength) return controller.close();
+        controller.enqueue(bytes.subarray(at, (at += sliceBytes)));
+      },
+    },
+    { highWaterMark: 0 },
+  );
 }
 
 /** Aborts after a silence; anything that happens puts it off. */

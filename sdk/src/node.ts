@@ -525,9 +525,15 @@ async function downloadFile(
 ): Promise<void> {
   const part = `${target}.part`;
   await mkdir(dirname(target), { recursive: true });
+  let furthest = 0;
   for (let attempt = 0; ; attempt++) {
+    const onProgress = (bytes: number): void => {
+      // What comes on counts its failures anew.
+      if (bytes > furthest) [furthest, attempt] = [bytes, 0];
+      onBytes(bytes);
+    };
     try {
-      const sha256 = await continuePart(client, jobId, file, part, onBytes, signal);
+      const sha256 = await continuePart(client, jobId, file, part, onProgress, signal);
       if (sha256 !== file.sha256) {
         await rm(part);
         throw integrityError(file.path, file.sha256, sha256);
@@ -541,7 +547,8 @@ async function downloadFile(
     }
   }
 }
-const maxDownloadRetries = 3;
+/** With their pauses they outlast a restart of the server. */
+const maxDownloadRetries = 6;
 
 /** A large file may be with the server's store, at an address that is asked for with each try, since it does not last. */
 async function urlOf(client: Client, jobId: string, path: string, signal?: AbortSignal): Promise<string | null> {

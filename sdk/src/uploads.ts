@@ -5,9 +5,13 @@ import { InputError } from './errors.ts';
 import { everyItem } from './pages.ts';
 import { sleep } from './retry.ts';
 
-/** A file in memory, or one that is opened when it is sent and whose hash is known. */
+/**
+ * A file in memory, or a stream that is read into it, since its hash is declared before it is sent; or one that is opened when it is sent
+ * and whose hash is known.
+ */
 export type UploadSource =
-  { path: string; content: Uint8Array | Blob | string } | (UploadFile & Pick<RequestBody, 'open'>);
+  | { path: string; content: Uint8Array | Blob | string | ReadableStream<Uint8Array> }
+  | (UploadFile & Pick<RequestBody, 'open'>);
 
 export interface ListUploadsQuery {
   /** 1 to 100, default 20. */
@@ -25,6 +29,10 @@ export interface UploadOptions extends RequestOptions {
 const mostThroughApi = 2 ** 20;
 /** Each is in memory as a whole. */
 const partsAtOnce = 4;
+/** Of a part: with their pauses they outlast a restart of the server. */
+const partRetries = 6;
+/** A server that takes parts itself reads the file once more in the end, for its hash: at least so fast. */
+const hashedBytesPerMs = 50_000;
 
 export interface UploadProgress {
   /** The file that is being sent. */
@@ -79,13 +87,24 @@ export class Uploads<Upload extends Model | Dataset> {
     return this.#transport.json({ method: 'PUT', path: `${this.#of(id)}/files/${encodePath(path)}`, body }, options);
   }
 
-  /** Where to send parts of a file straight to the store, for servers whose files have `partBytes`. */
+  /** Where to send parts of a file, for servers whose files have `partBytes`; `putPart` sends one there. */
   requestParts(
     id: string,
     request: { path: string; parts: { number: number; sha256: string }[] },
     options?: RequestOptions,
   ): Promise<PartUpload> {
     return this.#transport.json({ method: 'POST', path: `${this.#of(id)}/parts`, json: request }, options);
+  }
+
+  /** Sends a part to where `requestParts` said: to the server, or to its store, which gets no key. Its SHA-256 is checked there. */
+  putPart(
+    { url, headers }: Pick<PartUpload['parts'][number], 'url' | 'headers'>,
+    content: Uint8Array<ArrayBuffer>,
+    options?: RequestOptions,
+  ): Promise<void> {
+    if (!url.startsWith('/')) return this.#transport.putElsewhere(url, headers, content, options);
+    const body: RequestBody = { sizeBytes: content.byteLength, open: () => content };
+    return this.#transport.json({ method: 'PUT', path: url, headers, body }, options);
   }
 
   /** Says that every file is there; the server checks that they make a whole.  @throws UnprocessableError for what no job could use */
@@ -120,7 +139,8 @@ export class Uploads<Upload extends Model | Dataset> {
       sentBytes += source.sizeBytes;
       report(0);
     }
-    return this.complete(upload.id, rest);
+    const timeoutMs = (rest.timeoutMs ?? this.#transport.timeoutMs) + totalBytes / hashedBytesPerMs;
+    return this.complete(upload.id, { ...rest, timeoutMs });
   }
 
   /** A few parts at a time; those that are there already are only read, for their hash. */
@@ -132,18 +152,23 @@ export class Uploads<Upload extends Model | Dataset> {
     options: RequestOptions,
   ): Promise<void> {
     const sending = new Set<Promise<void>>();
+    const { maxRetries } = this.#transport;
+    // Who wants no second tries gets none.
+    const patient = { maxRetries: maxRetries && Math.max(maxRetries, partRetries), ...options };
     let done = 0;
     const send = async (number: number, content: Uint8Array<ArrayBuffer>): Promise<void> => {
       const sha256 = await sha256Of(content);
       const request = { path: source.path, parts: [{ number, sha256 }] };
-      const [part] = (await this.requestParts(id, request, options)).parts;
-      if (part !== undefined && !part.uploaded)
-        await this.#transport.putElsewhere(part.url, part.headers, content, options);
+      const [part] = (await this.requestParts(id, request, patient)).parts;
+      if (part !== undefined && !part.uploaded) await this.putPart(part, content, patient);
       onBytes((done += content.byteLength));
+      // Nobody reads it any more.
+      if (content.byteLength === partBytes) spare.push(content);
     };
+    const spare: Uint8Array<ArrayBuffer>[] = [];
     let number = 0;
     try {
-      for await (const content of inParts(source, partBytes)) {
+      for await (const content of inParts(source, partBytes, spare)) {
         const sent = send(++number, content).finally(() => sending.delete(sent));
         sending.add(sent);
         // What goes wrong is thrown where it is awaited.
@@ -190,12 +215,20 @@ export class Models extends Uploads<Model> {
 }
 const [firstPollMs, longestPollMs] = [100, 2000];
 
-/** The content of a file, cut; a part is never changed once it is out. */
-async function* inParts({ open }: RequestBody, partBytes: number): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+/**
+ * The content of a file, cut; a part is not changed once it is out.
+ * @param spare parts that are out of use, to be filled again: left to the garbage collector they would pile up
+ */
+async function* inParts(
+  { open }: RequestBody,
+  partBytes: number,
+  spare: Uint8Array<ArrayBuffer>[],
+): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  const empty = (): Uint8Array<ArrayBuffer> => spare.pop() ?? new Uint8Array(partBytes);
   const content = open();
   const stream = content instanceof ReadableStream ? content : new Blob([content]).stream();
   const reader = stream.getReader();
-  let part = new Uint8Array(partBytes);
+  let part = empty();
   let length = 0;
   try {
     for (;;) {
@@ -208,10 +241,10 @@ async function* inParts({ open }: RequestBody, partBytes: number): AsyncGenerato
         length += taken.byteLength;
         if (length < partBytes) continue;
         yield part;
-        [part, length] = [new Uint8Array(partBytes), 0];
+        [part, length] = [empty(), 0];
       }
     }
-    if (length > 0) yield part.slice(0, length);
+    if (length > 0) yield part.subarray(0, length);
   } finally {
     await reader.cancel().catch(() => undefined);
   }
@@ -220,11 +253,8 @@ async function* inParts({ open }: RequestBody, partBytes: number): AsyncGenerato
 async function described(source: UploadSource): Promise<UploadFile & RequestBody> {
   if ('open' in source) return source;
   const { path, content } = source;
-  const bytes = new Uint8Array(
-    await new Blob([
-      typeof content === 'string' || content instanceof Blob ? content : new Uint8Array(content),
-    ]).arrayBuffer(),
-  );
+  const body = content instanceof Uint8Array ? new Uint8Array(content) : content;
+  const bytes = new Uint8Array(await new Response(body).arrayBuffer());
   return { path, sizeBytes: bytes.byteLength, sha256: await sha256Of(bytes), open: () => bytes };
 }
 

@@ -1,13 +1,18 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, onTestFinished } from 'vitest';
 import type { DirectAccess, Store, StoredPart } from '@cherryq/batch-jobs/storage';
 import { createPartUploads, partBytesOf } from '../../api/src/part-uploads.ts';
 import { systemClock } from '../../api/src/ports.ts';
-import { sha256 } from '../support/api.ts';
+import { datasetSchema, modelSchema, partUploadSchema } from 'cherryq/contract';
+import { declarationOf, jsonRequest, openTestApi, read, readProblem, sha256 } from '../support/api.ts';
 import { temporaryStore } from '../support/temporary-store.ts';
 
 const mebibyte = 2 ** 20;
 const file = { path: 'a/weights.safetensors', sizeBytes: 20 * mebibyte, sha256: sha256('whole') };
-const at = { filesPrefix: 'm/files/', recordsPrefix: 'm/parts/' };
+const at = {
+  filesPrefix: 'm/files/',
+  recordsPrefix: 'm/parts/',
+  ownUrl: (whole: { path: string }, { number }: { number: number }) => `/parts/${number}/${whole.path}`,
+};
 const hashes = ['one', 'two', 'three'].map((text) => sha256(text));
 
 /** A store that keeps what it is told of parts, as S3 does, and nothing else of them. */
@@ -23,7 +28,10 @@ async function open() {
     },
     partRequest: (key, id, { number }) => Promise.resolve({ url: `https://store/${key}/${id}/${number}`, headers: {} }),
     parts: (_, id) => Promise.resolve(uploads.get(id) ?? null),
-    finish: async (key) => void (await folder.put(key, new TextEncoder().encode('whole'), { onlyIfAbsent: true })),
+    finish: async (key) => {
+      await folder.put(key, new TextEncoder().encode('whole'), { onlyIfAbsent: true });
+      return true;
+    },
     abort: (_, id) => Promise.resolve(void uploads.delete(id)),
     downloadUrl: (key) => Promise.resolve(`https://store/${key}`),
   };
@@ -72,15 +80,15 @@ describe('the parts of a file', () => {
 
   it('make the file once they are all there, at their sizes', async () => {
     const { parts, uploads, store } = await open();
-    expect(await parts.finish(file)).toBe(false);
+    expect(await parts.finish(file)).toBe('missing');
     await parts.request(file, [{ number: 1, sha256: hashes[0] }]);
     const there = uploads.get('upload 1') ?? [];
     there.push(part(1, 8 * mebibyte, hashes[0]), part(2, 8 * mebibyte, hashes[1]));
-    expect(await parts.finish(file)).toBe(false);
+    expect(await parts.finish(file)).toBe('missing');
     there.push(part(3, 3 * mebibyte, hashes[2]));
-    expect(await parts.finish(file)).toBe(false);
+    expect(await parts.finish(file)).toBe('missing');
     there[2] = part(3, 4 * mebibyte, hashes[2]);
-    expect(await parts.finish(file)).toBe(true);
+    expect(await parts.finish(file)).toBe('there');
     expect(await store.head('m/files/a/weights.safetensors')).not.toBeNull();
   });
 
@@ -98,7 +106,77 @@ describe('the parts of a file', () => {
   it('that the file does not have are refused, and any where files go through the server', async () => {
     const { parts } = await open();
     await expect(parts.request(file, [{ number: 4, sha256: hashes[0] }])).rejects.toThrow(/has 3 parts .* no part 4/);
-    const plain = createPartUploads({ store: await temporaryStore(), clock: systemClock }, at);
+    // A store without either way, as one would be that only answers.
+    const without = Object.create(await temporaryStore(), { ownParts: { value: undefined } }) as Store;
+    const plain = createPartUploads({ store: without, clock: systemClock }, at);
     await expect(plain.request(file, [{ number: 1, sha256: hashes[0] }])).rejects.toThrow('with PUT');
+  });
+});
+
+describe('parts that go through the server', () => {
+  const first = new Uint8Array(8 * mebibyte).fill(97);
+  const last = new TextEncoder().encode('the end');
+  const whole = Buffer.concat([first, last]);
+
+  /** Declares a file, as it says, and asks where its two parts go. */
+  async function begin(collection: 'models' | 'datasets', path: string, content: Uint8Array, hash = sha256(content)) {
+    const api = await openTestApi();
+    onTestFinished(api.close);
+    const files = [{ ...declarationOf({ [path]: content })[0], sha256: hash }];
+    const schema = collection === 'models' ? modelSchema : datasetSchema;
+    const created = await api.app.request(`/v1/${collection}`, jsonRequest('POST', { name: 'large', files }));
+    const { id } = await read(created, 201, schema);
+    const base = `/v1/${collection}/${id}`;
+    const ask = async (parts: readonly Uint8Array[]) => {
+      const asked = parts.map((part, index) => ({ number: index + 1, sha256: sha256(part) }));
+      const body = jsonRequest('POST', { path, parts: asked });
+      return (await read(await api.app.request(`${base}/parts`, body), 200, partUploadSchema)).parts;
+    };
+    const put = (url: string, body: Uint8Array<ArrayBuffer>) => api.app.request(url, { method: 'PUT', body });
+    const complete = () => api.app.request(`${base}/complete`, { method: 'POST' });
+    return { api, base, schema, ask, put, complete };
+  }
+
+  it('have addresses of this server, and make the file', async () => {
+    const { base, schema, ask, put, complete } = await begin('datasets', 'texts/a_b.txt', whole);
+    const [one, two] = await ask([first, last]);
+    expect(one.url).toBe(`${base}/parts/1/texts/a_b.txt?sha256=${sha256(first)}`);
+    expect((await put(two.url, last)).status).toBe(204);
+    await readProblem(await complete(), 'conflict');
+    expect((await ask([first, last])).map(({ uploaded }) => uploaded)).toEqual([false, true]);
+    expect((await put(one.url, first)).status).toBe(204);
+    expect((await put(one.url, first)).status).toBe(204);
+    expect((await read(await complete(), 200, schema)).status).toBe('ready');
+    expect((await put(one.url, first)).status).toBe(204);
+  });
+
+  it('are refused when they are not what was said of them', async () => {
+    const { base, ask, put } = await begin('datasets', 'a.txt', whole);
+    const [one, two] = await ask([first, last]);
+    const wrong = await readProblem(await put(two.url, new TextEncoder().encode('the and')), 'content_mismatch');
+    expect(wrong).toMatchObject({ param: 'a.txt' });
+    await readProblem(await put(two.url, first), 'content_mismatch');
+    await readProblem(await put(one.url.replace('/parts/1/', '/parts/3/'), first), 'invalid_request');
+    await readProblem(await put(one.url.replace('/parts/1/', '/parts/x/'), first), 'invalid_request');
+    await readProblem(await put(one.url.replace(/sha256=.*/, 'sha256=1'), first), 'invalid_request');
+    await readProblem(await put(`${base}/parts/1/other.txt?sha256=${sha256(first)}`, first), 'not_found');
+    expect((await ask([first, last])).map(({ uploaded }) => uploaded)).toEqual([false, false]);
+  });
+
+  it('are all given up when the whole is not what was declared', async () => {
+    const { ask, put, complete } = await begin('datasets', 'a.txt', whole, sha256('another'));
+    const parts = await ask([first, last]);
+    for (const [index, { url }] of parts.entries())
+      expect((await put(url, index === 0 ? first : last)).status).toBe(204);
+    const problem = await readProblem(await complete(), 'content_mismatch');
+    expect(problem.detail).toContain('its parts together do not have the SHA-256');
+    expect((await ask([first, last])).map(({ uploaded }) => uploaded)).toEqual([false, false]);
+  });
+
+  it('show a damaged header of weights with the first one', async () => {
+    const { ask, put } = await begin('models', 'model.safetensors', whole);
+    const [one] = await ask([first, last]);
+    const problem = await readProblem(await put(one.url, first), 'invalid_model');
+    expect(problem.param).toBe('model.safetensors');
   });
 });

@@ -44,6 +44,29 @@ describe('models.upload', () => {
     expect(requests).toEqual(['GET /v1/models']);
   });
 
+  it('takes bytes, text, Blobs, streams and what is opened later, and finds equal content of them all', async () => {
+    const { client } = await open();
+    const text = 'x'.repeat(9 * 2 ** 20);
+    const encoded = new TextEncoder().encode(text);
+    const path = 'text.txt';
+    const sources: UploadSource[] = [
+      { path, content: text },
+      { path, content: encoded },
+      { path, content: new Blob([text]) },
+      { path, content: new Blob([text]).stream() },
+      { ...declarationOf({ [path]: text })[0], open: () => new Blob([text]).stream() },
+    ];
+    for (const [index, source] of sources.entries()) {
+      const dataset = await client.datasets.upload({ name: `source ${index}`, files: [source] });
+      expect(dataset).toMatchObject({ status: 'ready', files: declarationOf({ [path]: text }) });
+      expect((await client.datasets.list()).data.map(({ id }) => id)).toEqual([dataset.id]);
+      await client.datasets.delete(dataset.id);
+      const again = await client.datasets.upload({ name: 'again', files: [{ path, content: encoded }] });
+      expect((await client.datasets.upload({ name: 'once more', files: [{ path, content: text }] })).id).toBe(again.id);
+      await client.datasets.delete(again.id);
+    }
+  });
+
   it('goes on with an upload that broke off', async () => {
     const { client, requests } = await open();
     const begun = await client.models.create({ name: 'tiny', files: declarationOf(tiny) });

@@ -16,6 +16,21 @@ const manifestPath = 'manifest.json';
 const mostThroughApi = 4 * 2 ** 20;
 const tags = ['artifacts'];
 
+/** By the file's ending, of a range too; all else is a stream of bytes. */
+const contentTypes: Record<string, string> = {
+  json: 'application/json',
+  html: 'text/html; charset=utf-8',
+  md: 'text/markdown; charset=utf-8',
+  txt: 'text/plain; charset=utf-8',
+};
+const otherType = 'application/octet-stream';
+const fileContent = Object.fromEntries(
+  [...Object.values(contentTypes), otherType].map((type) => [
+    type.replace(/;.*/, ''),
+    { schema: z.string().openapi({ format: 'binary' }) },
+  ]),
+);
+
 export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: Jobs }): void {
   app.openapi(
     createRoute({
@@ -54,14 +69,8 @@ export function artifactRoutes(app: Api, { store, jobs }: { store: Store; jobs: 
         }),
       },
       responses: {
-        200: {
-          description: 'The file',
-          content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
-        },
-        206: {
-          description: 'The range',
-          content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
-        },
+        200: { description: 'The file', content: fileContent },
+        206: { description: 'The range', content: fileContent },
         304: { description: 'The client has it already' },
         307: { description: 'The file is large, and the store gives it out itself: at Location, for an hour' },
         ...problems('invalid_request', 'not_found', 'conflict', 'range_not_satisfiable'),
@@ -140,16 +149,9 @@ function parseRange(header: string, { path, sizeBytes }: ArtifactFile): { start:
   return { start, end };
 }
 
-const contentTypes: Record<string, string> = {
-  json: 'application/json',
-  html: 'text/html; charset=utf-8',
-  md: 'text/markdown; charset=utf-8',
-  txt: 'text/plain; charset=utf-8',
-};
-
 /** A report opens in a browser, but in a sandbox: its text comes from a model that someone uploaded. */
 function contentHeaders(path: string): Record<string, string> {
-  const type = contentTypes[path.slice(path.lastIndexOf('.') + 1)] ?? 'application/octet-stream';
+  const type = contentTypes[path.slice(path.lastIndexOf('.') + 1)] ?? otherType;
   if (!type.startsWith('text/html')) return { 'Content-Type': type };
   const policy =
     "sandbox allow-scripts; default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:";

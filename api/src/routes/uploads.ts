@@ -1,6 +1,6 @@
 /** Models and datasets over HTTP: the same routes under two names. */
 import { createRoute, z } from '@hono/zod-openapi';
-import { listUploadsQuerySchema, type Page } from 'cherryq/contract';
+import { listUploadsQuerySchema, putPartQuerySchema, type Page } from 'cherryq/contract';
 import { createdHeaders, idempotently } from '../idempotency.ts';
 import type { Jobs } from '../jobs.ts';
 import type { Imports } from '../imports.ts';
@@ -13,6 +13,7 @@ import {
   jsonBody,
   jsonContent,
   pages,
+  partParams,
   problems,
   schemas,
   type Api,
@@ -150,14 +151,48 @@ export function uploadRoutes(
       method: 'post',
       path: `${base}/{id}/parts`,
       tags,
-      summary: 'Where to send parts of a large file, straight to the store; each is checked by its SHA-256',
+      summary: 'Where to send parts of a large file, to the store or to this server; each is checked by its SHA-256',
       request: { params: idParams, body: jsonBody(schemas.requestParts) },
       responses: {
-        200: jsonContent(schemas.partUpload, 'An address for each part, good for an hour'),
+        200: jsonContent(schemas.partUpload, 'An address for each part'),
         ...problems('invalid_request', 'not_found', 'conflict', 'payload_too_large'),
       },
     }),
     async (c) => c.json(await uploads.requestParts(c.var.tenant, c.req.valid('param').id, c.req.valid('json')), 200),
+  );
+
+  app.openapi(
+    createRoute({
+      method: 'put',
+      path: `${base}/{id}/parts/{number}/${filePathPattern}`,
+      tags,
+      summary: 'Upload one part of a declared file, where parts go through the server; length and SHA-256 are checked',
+      request: {
+        params: partParams,
+        query: putPartQuerySchema,
+        body: {
+          required: true,
+          content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
+        },
+      },
+      responses: {
+        204: { description: 'The part is there' },
+        ...problems(
+          'invalid_request',
+          'not_found',
+          'conflict',
+          'content_mismatch',
+          'unavailable',
+          ...(kind === 'model' ? ['invalid_model' as const] : []),
+        ),
+      },
+    }),
+    async (c) => {
+      const { id, number, path } = c.req.valid('param');
+      const part = { path, number, ...c.req.valid('query') };
+      await uploads.putPart(c.var.tenant, id, part, c.req.raw.body, c.req.header('content-length'));
+      return c.body(null, 204);
+    },
   );
 
   app.openapi(
@@ -169,7 +204,12 @@ export function uploadRoutes(
       request: { params: idParams },
       responses: {
         200: jsonContent(schema, `The ${kind}, ready`),
-        ...problems('not_found', 'conflict', ...(kind === 'model' ? ['invalid_model' as const] : [])),
+        ...problems(
+          'not_found',
+          'conflict',
+          'content_mismatch',
+          ...(kind === 'model' ? ['invalid_model' as const] : []),
+        ),
       },
     }),
     async (c) => c.json(await uploads.complete(c.var.tenant, c.req.valid('param').id), 200),

@@ -3,7 +3,8 @@
  *
  * A write goes to a file in `.tmp/` on the same file system, is flushed to the disk, and then takes its name in one step:
  * `rename`, or `link` where the name must not exist yet. So a reader sees a whole object or none, two exclusive writers
- * never both win, and a crash leaves at most a file in `.tmp/`, which the next writer removes once it is an hour old.
+ * never both win, and a crash leaves at most a file in `.tmp/`, which the next writer removes once it is an hour old
+ * (objects in parts, of `folder-parts.ts`: a month).
  * Symbolic links under the root are not objects: reads and lists pass over them, writes through them are refused.
  * It does not lock against programs that write into the folder by other means.
  */
@@ -15,6 +16,8 @@ import type { Dirent } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { InputError } from '../errors.ts';
 import { rangeWithin } from './byte-range.ts';
+import { hasCode, maxTransferBytes, unlessMissing, writeError, writeFully } from './folder-files.ts';
+import { createFolderParts, partsPrefix } from './folder-parts.ts';
 import {
   compareKeys,
   deletionParts,
@@ -24,12 +27,11 @@ import {
   prefixParts,
   temporaryFolder,
 } from './keys.ts';
-import { StorageFullError } from './store.ts';
-import type { ByteRange, PutOptions, Store, StoredObject } from './store.ts';
+import type { ByteRange, OwnParts, PutOptions, Store, StoredObject } from './store.ts';
 
 const staleAfterMs = 3_600_000;
-/** Largest single read or write; the system calls take less than 2 GiB. */
-const maxTransferBytes = 2 ** 30;
+/** Of an object in parts, from its newest part on: whoever sends it may take a rest. */
+const stalePartsAfterMs = 30 * 24 * 3_600_000;
 const streamChunkBytes = 2 ** 18;
 /** What is written is sent to the disk after so many bytes, while more are made, so that little is left to do at the end. */
 const flushEveryBytes = 2 ** 26;
@@ -53,10 +55,21 @@ export class FolderStore implements Store {
   #writable: Promise<void> | undefined;
   /** Of each folder that is being flushed. */
   readonly #flushes = new Map<string, Flush>();
+  readonly ownParts: OwnParts;
 
   /** @param rootFolder made by the first write if it does not exist; reading never changes anything in it */
   constructor(rootFolder: string) {
     this.#root = resolve(rootFolder);
+    this.ownParts = createFolderParts({
+      folder: async () => {
+        await this.#makeWritable();
+        return join(this.#root, temporaryFolder);
+      },
+      name: async (file, key) => {
+        const keep = { onlyIfAbsent: true, durable: true };
+        await this.#place(keySegments(key), keep, (path) => link(file, path));
+      },
+    });
   }
 
   async get(key: string, range?: ByteRange): Promise<Uint8Array | null> {
@@ -171,13 +184,8 @@ export class FolderStore implements Store {
         if (!isGone) await unlessMissing(unlink(temporary));
       }
     } catch (cause) {
-      if (!hasCode(cause, 'ENOSPC', 'EDQUOT')) throw cause;
       const size = body instanceof Uint8Array ? `${body.length} bytes` : `more than ${writtenBytes} bytes`;
-      throw new StorageFullError(
-        `No room on the disk (${cause.code}) to write ${key}, ${size}. ` +
-          'Nothing of it was kept. Free some space, or move the store to a larger disk, and try again.',
-        { cause },
-      );
+      throw writeError(cause, key, size);
     }
   }
 
@@ -262,10 +270,11 @@ export class FolderStore implements Store {
     this.#writable ??= (async () => {
       const folder = join(this.#root, temporaryFolder);
       await mkdir(folder, { recursive: true });
-      const staleBefore = Date.now() - staleAfterMs;
+      const now = Date.now();
       for (const name of await readdir(folder)) {
         const path = join(folder, name);
         const found = await unlessMissing(lstat(path));
+        const staleBefore = now - (name.startsWith(partsPrefix) ? stalePartsAfterMs : staleAfterMs);
         if (found !== null && found.mtimeMs < staleBefore) await rm(path, { recursive: true, force: true });
       }
     })();
@@ -387,22 +396,6 @@ export class FolderStore implements Store {
   }
 }
 
-type SystemError = Error & { code: string; syscall?: string };
-
-function hasCode(error: unknown, ...codes: string[]): error is SystemError {
-  return error instanceof Error && 'code' in error && codes.includes(String(error.code));
-}
-
-/** Null in place of "there is no such file" and of the further codes given. */
-async function unlessMissing<Value>(pending: Promise<Value>, ...codes: string[]): Promise<Value | null> {
-  try {
-    return await pending;
-  } catch (error) {
-    if (hasCode(error, 'ENOENT', 'ENOTDIR', ...codes)) return null;
-    throw error;
-  }
-}
-
 async function createEmpty(path: string): Promise<void> {
   await (await open(path, 'wx')).close();
 }
@@ -426,13 +419,6 @@ async function readFully(file: FileHandle, bytes: Uint8Array, position: number):
     length += bytesRead;
   }
   return length;
-}
-
-async function writeFully(file: FileHandle, bytes: Uint8Array, position: number): Promise<void> {
-  for (let written = 0; written < bytes.length;) {
-    const wanted = Math.min(bytes.length - written, maxTransferBytes);
-    written += (await file.write(bytes, written, wanted, position + written)).bytesWritten;
-  }
 }
 
 async function syncFolder(folder: string): Promise<void> {

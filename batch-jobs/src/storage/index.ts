@@ -6,7 +6,16 @@ import { S3Store } from './s3-store.ts';
 import type { Store } from './store.ts';
 
 export { StorageFullError } from './store.ts';
-export type { ByteRange, DirectAccess, PutOptions, Store, StoredObject, StoredPart } from './store.ts';
+export type {
+  ByteRange,
+  DeclaredPart,
+  DirectAccess,
+  PartAccess,
+  PutOptions,
+  Store,
+  StoredObject,
+  StoredPart,
+} from './store.ts';
 export { FolderStore } from './folder-store.ts';
 export { S3Store, checkpointTag, type S3StoreOptions } from './s3-store.ts';
 export {

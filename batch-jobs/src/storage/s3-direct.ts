@@ -90,6 +90,7 @@ export function createS3Direct({ sdk: load, place, asking }: S3DirectOptions): D
           throw error;
         }),
       );
+      return true;
     },
 
     async abort(key, uploadId) {

@@ -28,6 +28,8 @@ export interface Store {
   freeBytes?(): Promise<number>;
   /** Ways past this process, straight between a client and the store; absent where there are none. */
   readonly direct?: DirectAccess;
+  /** Objects in parts that go through this process; absent where clients send them past it. */
+  readonly ownParts?: OwnParts;
 }
 
 /** What looking at files takes. */
@@ -49,23 +51,51 @@ export interface StoredPart {
   readonly etag: string;
 }
 
-/** An object in parts, each checked by the store against its SHA-256; visible once it is finished. */
-export interface DirectAccess {
-  /** How long addresses are good. */
-  readonly expiresInSeconds: number;
+/** A part that is to come, with what it must be. */
+export interface DeclaredPart {
+  /** From 1. */
+  readonly number: number;
+  /** Of its first byte in the object. */
+  readonly start: number;
+  readonly sizeBytes: number;
+  /** Hexadecimal. */
+  readonly sha256: string;
+}
+
+/** An object in parts, visible once it is finished. */
+export interface PartAccess {
   /** @returns an id for the calls below */
   begin(key: string): Promise<string>;
+  /** @returns null when there is no such upload any more */
+  parts(key: string, uploadId: string): Promise<StoredPart[] | null>;
+  /**
+   * An object that is there already is left alone.
+   * @param sha256 of the whole   @returns false when the store has looked and it is another; nothing of it is kept then
+   */
+  finish(key: string, uploadId: string, parts: readonly StoredPart[], sha256: string): Promise<boolean>;
+  abort(key: string, uploadId: string): Promise<void>;
+}
+
+/** Parts that clients send to the store itself, which checks each against its SHA-256. */
+export interface DirectAccess extends PartAccess {
+  /** How long addresses are good. */
+  readonly expiresInSeconds: number;
   partRequest(
     key: string,
     uploadId: string,
-    part: { number: number; sizeBytes: number; sha256: string },
+    part: Pick<DeclaredPart, 'number' | 'sizeBytes' | 'sha256'>,
   ): Promise<DirectRequest>;
-  /** @returns null when there is no such upload any more */
-  parts(key: string, uploadId: string): Promise<StoredPart[] | null>;
-  /** An object that is there already is left alone. */
-  finish(key: string, uploadId: string, parts: readonly StoredPart[]): Promise<void>;
-  abort(key: string, uploadId: string): Promise<void>;
   downloadUrl(key: string): Promise<string>;
+}
+
+/** Parts that are written by whoever has the store. */
+export interface OwnParts extends PartAccess {
+  /**
+   * Keeps a part, on the disk when this returns; several of an object may be written at once.
+   * @param body throws at its end, or before, unless it is what was declared; the part is then not kept
+   * @throws StorageFullError when the disk is full
+   */
+  putPart(key: string, uploadId: string, part: DeclaredPart, body: AsyncIterable<Uint8Array>): Promise<void>;
 }
 
 export interface PutOptions {

@@ -33,13 +33,18 @@ export const importModelSchema = z.strictObject({
 
 export const createModelSchema = z.union([createUploadSchema, importModelSchema]);
 
+export const partNumberSchema = z.int().min(1).max(10_000);
+
 export const requestPartsSchema = z.strictObject({
   path: filePathSchema,
   parts: z
-    .array(z.strictObject({ number: z.int().min(1).max(10_000), sha256: sha256Schema }))
+    .array(z.strictObject({ number: partNumberSchema, sha256: sha256Schema }))
     .min(1)
     .max(100),
 });
+
+/** Of a part that goes through the server. */
+export const putPartQuerySchema = z.strictObject({ sha256: sha256Schema });
 
 /** Where to send parts of a file: each with PUT, its bytes as the body, and the headers as given. */
 export const partUploadSchema = z.object({
@@ -47,7 +52,8 @@ export const partUploadSchema = z.object({
   path: filePathSchema,
   /** Of every part but the last. */
   partBytes: z.number().int(),
-  expiresAt: timestampSchema,
+  /** Null: the addresses stay good. */
+  expiresAt: timestampSchema.nullable(),
   parts: z.array(
     z.object({
       number: z.number().int(),
@@ -56,6 +62,7 @@ export const partUploadSchema = z.object({
       sizeBytes: z.number().int(),
       /** Whether it is there, and need not be sent. */
       uploaded: z.boolean(),
+      /** One that begins with a slash is this server's, and takes the API key; every other is a store's, and takes none. */
       url: z.string(),
       headers: z.record(z.string(), z.string()),
     }),
@@ -70,7 +77,7 @@ const uploadFields = {
   files: z.array(
     uploadFileSchema.extend({
       uploaded: z.boolean(),
-      /** Size of the parts in which it can be sent straight to the store; null: it is sent whole, with PUT. */
+      /** Size of the parts in which it can be sent; null: it is sent whole, with PUT. */
       partBytes: z.number().int().nullable(),
     }),
   ),
