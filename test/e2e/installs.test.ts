@@ -137,7 +137,7 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     const keys = await until(list, (all) => !all.some((key) => key.includes('/open/')));
     expect(keys.every((key) => /^install\/(tenants\/local|swept)\//.test(key))).toBe(true);
     expect(await install.functions.reconcile()).toEqual({ open: 0, submitted: 0, ended: 0 });
-  });
+  }, 240_000);
 
   it('a large file goes to the bucket in parts, which the functions never see, and an upload that broke off goes on', async () => {
     const requests: { method: string; toBucket: boolean; bytes: number }[] = [];
@@ -255,7 +255,7 @@ describe.runIf(moto !== null)('on what CloudFormation has made of the synthesize
     const { KeyCount } = await install.s3.send(new ListObjectsV2Command({ Bucket: outputs.BucketName }));
     expect(KeyCount).toBeGreaterThan(20);
     expect((await install.fetch()('https://install.example/readyz')).status).toBe(200);
-  });
+  }, 240_000);
 
   it('`cherryq install check` finds it well, and leaves nothing behind', async () => {
     // Signed requests alone are known to the front.
