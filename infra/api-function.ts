@@ -9,7 +9,7 @@ import type { Construct } from 'constructs';
 import { fileURLToPath } from 'node:url';
 import type { InstallContext } from './context.ts';
 import { machinesSetting } from './machines.ts';
-import { apiDataStatements, batchStatements, sourceStatements, type Data } from './permissions.ts';
+import { apiDataStatements, batchStatements, hubTokenStatements, sourceStatements, type Data } from './permissions.ts';
 
 export interface ApiFunctionProps {
   readonly handler: 'http' | 'batchEvents' | 'reconcile';
@@ -44,6 +44,7 @@ export function createApiFunction(
   const statements = [
     ...apiDataStatements(data),
     ...sourceStatements(stack, context.sourceBuckets),
+    ...hubTokenStatements(context.hubTokenSecret),
     ...batchStatements(stack, context),
   ];
   for (const statement of statements) role.addToPolicy(statement);
@@ -73,6 +74,7 @@ export function createApiFunction(
       CHERRYQ_RETENTION_DAYS: context.retentionDays === 0 ? '' : String(context.retentionDays),
       CHERRYQ_ABANDONED_DAYS: String(context.abandonedDays),
       CHERRYQ_SOURCE_BUCKETS: context.sourceBuckets.join(','),
+      CHERRYQ_HUB_TOKEN_SECRET: context.hubTokenSecret,
       CHERRYQ_STREAMING: context.front === 'httpApi' ? 'off' : 'on',
       NODE_OPTIONS: '--enable-source-maps',
     },

@@ -112,6 +112,11 @@ const settings = {
   abandonedDays: wholeDays.default(7),
   /** Buckets that models may be imported from, beside the public Hub; the API's functions may read them. */
   sourceBuckets: list(z.string().regex(/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/)).default([]),
+  /** Secret of Secrets Manager with the token that the API's functions show the Hub; none: only what is public is read. */
+  hubTokenSecret: z
+    .string()
+    .regex(/^(|arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[\w/+=.@-]+-[A-Za-z0-9]{6})$/)
+    .default(''),
 
   /** Days that logs are kept. */
   logDays: z.coerce
@@ -158,6 +163,7 @@ export const allowed: Record<keyof InstallContext, string> = {
   retentionDays: 'a whole number of days from 0 to 3650',
   abandonedDays: days,
   sourceBuckets: 'a list of names of buckets',
+  hubTokenSecret: 'the whole ARN of a secret of Secrets Manager, or nothing',
   logDays: `one of ${logDays.join(', ')}`,
   alarmEmail: 'an e-mail address, or nothing',
   monthlyBudgetDollars: 'a whole number of dollars from 0 to 10000000',

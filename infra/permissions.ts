@@ -46,6 +46,12 @@ export function sourceStatements(stack: Stack, buckets: readonly string[]): Poli
   ];
 }
 
+/** The token for the Hub, and no other secret. */
+export function hubTokenStatements(secretArn: string): PolicyStatement[] {
+  if (secretArn === '') return [];
+  return [new PolicyStatement({ sid: 'HubToken', actions: ['secretsmanager:GetSecretValue'], resources: [secretArn] })];
+}
+
 /** A job's container: its tenant's folder and no other's. */
 export function jobDataStatements({ bucket, key }: Data, tenant: string): PolicyStatement[] {
   return [

@@ -13,7 +13,8 @@
  *     CHERRYQ_WEBHOOK_NETWORKS   such as `10.0.0.0/8`, where webhooks may be beside the public internet; with commas between several
  *     CHERRYQ_ABANDONED_DAYS     after which uploads that are not ready are deleted; not set: 7
  *     CHERRYQ_SOURCE_BUCKETS     buckets that models may be imported from, with commas; not set: none
- *     HF_ENDPOINT, HF_TOKEN      the Hub that models may be imported from, and who asks there
+ *     HF_ENDPOINT                the Hub that models may be imported from; not set: the public one
+ *     CHERRYQ_HUB_TOKEN_SECRET   ARN of a secret of Secrets Manager, the token to ask there with; not set: HF_TOKEN, if that is
  *     CHERRYQ_STREAMING          `on` where the front streams answers (Function URL, REST API); else event streams are short
  */
 import { handle, streamHandle } from 'hono/aws-lambda';
@@ -22,6 +23,7 @@ import { z } from 'zod';
 import { InputError, messageOf, openStore } from '@cherryq/batch-jobs/storage';
 import { createBatchQueue, type BatchDetail, type BatchQueue, type Reconciled } from './adapters/batch-queue.ts';
 import { frontKeys } from './adapters/front-keys.ts';
+import { hubTokenOf } from './adapters/hub-token.ts';
 import { createApp } from './app.ts';
 import { keyringKeys } from './keyring.ts';
 import { machinesOf } from './machines.ts';
@@ -61,6 +63,9 @@ const queue: BatchQueue = createBatchQueue({
   targets: targets.map((target, index) => ({ ...target, machine: machines[index]?.name ?? '' })),
   installName: setting('CHERRYQ_INSTALL', 'the name of the install'),
 });
+const sources = sourceSettings(process.env, false);
+const secretArn = process.env.CHERRYQ_HUB_TOKEN_SECRET;
+if (secretArn) sources.hub.token = hubTokenOf({ secretArn, clock: systemClock });
 const services = createServices({
   store,
   queue,
@@ -68,7 +73,7 @@ const services = createServices({
   logger,
   webhookNetworks: parseNetworks(process.env.CHERRYQ_WEBHOOK_NETWORKS ?? '', 'CHERRYQ_WEBHOOK_NETWORKS'),
   limits: jsonSetting('CHERRYQ_LIMITS', limitsSchema.partial(), '{"openJobs": 4}'),
-  sources: sourceSettings(process.env, false),
+  sources,
   machines,
 });
 const app = createApp({

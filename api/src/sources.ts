@@ -33,7 +33,11 @@ export interface SourceSettings {
   allowFolders: boolean;
   /** Names of the buckets that may be read. */
   buckets: readonly string[];
-  hub: { endpoint: string; token: string | null };
+  hub: {
+    endpoint: string;
+    /** Asked with each request to the Hub; null: there is none. */
+    token: () => string | null | Promise<string | null>;
+  };
 }
 
 export interface Sources {
@@ -60,7 +64,7 @@ export function sourceSettings(environment: NodeJS.ProcessEnv, allowFolders: boo
   return {
     allowFolders,
     buckets: (buckets ?? '').split(',').flatMap((name) => name.trim() || []),
-    hub: { endpoint: (endpoint || publicHub).replace(/\/+$/, ''), token: token || null },
+    hub: { endpoint: (endpoint || publicHub).replace(/\/+$/, ''), token: () => token || null },
   };
 }
 
@@ -203,7 +207,8 @@ function hubSource(url: string, { endpoint, token }: SourceSettings['hub']): Sou
 
   /** @param signal ends the answer's body too */
   async function ask(path: string, headers: Record<string, string> = {}, signal?: AbortSignal): Promise<Response> {
-    const authorization: Record<string, string> = token === null ? {} : { authorization: `Bearer ${token}` };
+    const bearer = await token();
+    const authorization: Record<string, string> = bearer === null ? {} : { authorization: `Bearer ${bearer}` };
     let answer: Response;
     const timeout = new AbortController();
     const timer = setTimeout(() => timeout.abort(), answerMs);
@@ -219,17 +224,17 @@ function hubSource(url: string, { endpoint, token }: SourceSettings['hub']): Sou
     }
     if (answer.ok) return answer;
     await answer.body?.cancel();
-    throw refusal(answer);
+    throw refusal(answer, bearer !== null);
   }
 
-  function refusal({ status, headers }: Response): Error {
+  function refusal({ status, headers }: Response, hasToken: boolean): Error {
     if (status === 401 || status === 403)
       return new InputError(
         'source_forbidden',
         `the Hub does not show ${url} to this server (${status}): it does not exist, is private, or is gated. ` +
-          (token === null
-            ? 'Set HF_TOKEN of the server to a token that may read it.'
-            : "The server's HF_TOKEN must belong to somebody who may read it and has accepted its terms."),
+          (hasToken
+            ? "The server's token must belong to somebody who may read it and has accepted its terms."
+            : 'Set HF_TOKEN of the server, or cherryq:hubTokenSecret of a private install, to a token that may read it.'),
         'source',
       );
     if (status === 404)

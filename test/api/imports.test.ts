@@ -15,7 +15,7 @@ import { tinyConfig, tinyModelFiles } from '../support/tiny-model.ts';
 const tiny = await tinyModelFiles();
 
 async function open(settings: Partial<SourceSettings> = {}, folder?: string): Promise<TestApi> {
-  const hub = { endpoint: 'http://127.0.0.1:1', token: null };
+  const hub = { endpoint: 'http://127.0.0.1:1', token: () => null };
   const api = await openTestApi({ sources: { allowFolders: true, buckets: [], hub, ...settings }, folder });
   onTestFinished(api.close);
   return api;
@@ -91,7 +91,7 @@ describe('a folder of the server', () => {
 describe('a repository of the Hub', () => {
   it('is pinned to its commit and taken without its pickles; files sent to it are refused', async () => {
     const { endpoint, requests } = await openHub({ ...tiny, 'pytorch_model.bin': new Uint8Array(20_000) });
-    const api = await open({ hub: { endpoint, token: null } });
+    const api = await open({ hub: { endpoint, token: () => null } });
     const model = await imported(api, 'hf://acme/tiny@main');
     expect(model).toMatchObject({ status: 'ready', name: 'tiny' });
     expect(model.source).toEqual({ url: 'hf://acme/tiny@main', revision: commit });
@@ -104,10 +104,10 @@ describe('a repository of the Hub', () => {
 
   it('that is gated is read with the token of the server, which nobody is told', async () => {
     const { endpoint, requests } = await openHub(tiny, { token: 'hf_secret' });
-    const without = await open({ hub: { endpoint, token: null } });
+    const without = await open({ hub: { endpoint, token: () => null } });
     const refusal = await readProblem(await create(without, 'hf://acme/tiny'), 'invalid_request');
     expect(refusal.detail).toMatch(/gated.*Set HF_TOKEN/);
-    const api = await open({ hub: { endpoint, token: 'hf_secret' } });
+    const api = await open({ hub: { endpoint, token: () => Promise.resolve('hf_secret') } });
     const model = await imported(api, 'hf://acme/tiny');
     expect(model.status).toBe('ready');
     expect(requests.at(-1)?.authorization).toBe('Bearer hf_secret');
@@ -132,7 +132,7 @@ describe('a repository of the Hub', () => {
         return true;
       },
     });
-    const api = await open({ hub: { endpoint, token: null } });
+    const api = await open({ hub: { endpoint, token: () => null } });
     const model = await imported(api, 'hf://acme/tiny');
     expect(model).toMatchObject({ status: 'ready' });
     expect(requests.flatMap(({ path, range }) => (path.startsWith('/lfs/') ? [range] : []))).toEqual([
@@ -152,7 +152,7 @@ describe('a repository of the Hub', () => {
         return true;
       },
     });
-    const model = await imported(await open({ hub: { endpoint, token: null } }), 'hf://acme/tiny');
+    const model = await imported(await open({ hub: { endpoint, token: () => null } }), 'hf://acme/tiny');
     expect(model.error).toMatchObject({ code: 'content_mismatch', param: 'model.safetensors' });
   });
 
@@ -169,7 +169,7 @@ describe('a repository of the Hub', () => {
         return true;
       },
     });
-    const response = await create(await open({ hub: { endpoint, token: null } }), source);
+    const response = await create(await open({ hub: { endpoint, token: () => null } }), source);
     if (status === 429) expect(response.headers.get('retry-after')).toBe('7');
     expect((await readProblem(response, code)).detail).toMatch(says);
   });
@@ -180,7 +180,7 @@ it('an import that stopped goes on where it was, in another process', async () =
   const { endpoint, requests } = await openHub(tiny, {
     fault: (request) => isCut && request.url?.startsWith('/lfs/') === true,
   });
-  const hub = { endpoint, token: null };
+  const hub = { endpoint, token: () => null };
   const first = await open({ hub });
   const { id } = await read(await create(first, 'hf://acme/tiny'), 201, modelSchema);
   const begun = await until(

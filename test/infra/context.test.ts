@@ -32,6 +32,7 @@ const defaults = {
   retentionDays: 0,
   abandonedDays: 7,
   sourceBuckets: [],
+  hubTokenSecret: '',
   logDays: 90,
   alarmEmail: '',
   monthlyBudgetDollars: 0,
@@ -68,6 +69,10 @@ const wrong: Record<keyof typeof defaults, readonly [unknown[], string]> = {
   retentionDays: [[-1], 'from 0 to 3650'],
   abandonedDays: [[0], 'from 1 to 3650'],
   sourceBuckets: [[['*'], ['s3://models'], ['a/b']], 'names of buckets'],
+  hubTokenSecret: [
+    ['hf_token', 'hub-token', 'arn:aws:secretsmanager:eu-central-1:123456789012:secret:*', 7],
+    'ARN of a secret of Secrets Manager',
+  ],
   logDays: [[2], 'one of 1, 3, 5'],
   alarmEmail: [['ops'], 'an e-mail address'],
   monthlyBudgetDollars: [[-1, 'much'], 'from 0 to 10000000'],

@@ -31,5 +31,6 @@ export const installs: Readonly<Record<string, Record<string, unknown>>> = {
     limits: { openJobs: 4 },
     retentionDays: 90,
     sourceBuckets: ['company-models'],
+    hubTokenSecret: 'arn:aws:secretsmanager:eu-central-1:123456789012:secret:hub/token-a1B2c3',
   },
 };

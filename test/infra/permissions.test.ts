@@ -185,8 +185,17 @@ describe.each(each)('$name', ({ made }) => {
     const services = new Set(
       ofHttp.flatMap(({ statement }) => actionsOf(statement).map((action) => action.split(':')[0])),
     );
-    expect([...services].sort()).toEqual(
-      made.context.encryption === 'kms' ? ['batch', 'kms', 'logs', 's3'] : ['batch', 'logs', 's3'],
+    const { encryption, hubTokenSecret } = made.context;
+    expect([...services].sort()).toEqual([
+      'batch',
+      ...(encryption === 'kms' ? ['kms'] : []),
+      'logs',
+      's3',
+      ...(hubTokenSecret === '' ? [] : ['secretsmanager']),
+    ]);
+    const ofSecrets = ofHttp.filter(({ statement }) => actionsOf(statement).join().includes('secretsmanager'));
+    expect(ofSecrets.map(({ statement }) => [actionsOf(statement), resourcesOf(statement)])).toEqual(
+      hubTokenSecret === '' ? [] : [[['secretsmanager:GetSecretValue'], [hubTokenSecret]]],
     );
   });
 });
