@@ -9,7 +9,7 @@
 import autocannon from 'autocannon';
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -216,10 +216,13 @@ async function listed(): Promise<void> {
   );
 }
 
+/** Whole or not at all, as the server writes: it may look at any moment. */
 function write(key: string, text: string): void {
   const path = join(folder, key);
   mkdirSync(dirname(path), { recursive: true });
-  writeFileSync(path, text);
+  const unfinished = join(folder, 'unfinished');
+  writeFileSync(unfinished, text);
+  renameSync(unfinished, path);
 }
 
 function rate(count: number, since: number): string {

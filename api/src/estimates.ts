@@ -15,9 +15,10 @@ import {
   type Machine,
   type Phase,
 } from 'cherryq/contract';
-import { decodeJson, jobRef } from './job-log.ts';
+import { LRUCache } from 'lru-cache';
+import { decodeJson, endedPrefix, jobRef } from './job-log.ts';
 import type { JobReader } from './job-reader.ts';
-import { idsNewestFirst } from './newest-first.ts';
+import { namesNewestFirst } from './list-keys.ts';
 import { ProblemError } from './problems.ts';
 import type { Store } from './ports.ts';
 import type { Upload } from './uploads.ts';
@@ -40,6 +41,8 @@ export interface Estimator {
 const tolerance = 1.15;
 /** Jobs that speed is learned from, at most, and how many are looked through for them. */
 const [learnedFrom, lookedThrough] = [5, 30];
+/** Who asks again so soon learns from the same jobs. */
+const historyKnownMs = 1000;
 /** A phase that was over sooner says little of speed. */
 const leastSeconds = 0.02;
 const maxConfigBytes = 2 ** 20;
@@ -73,19 +76,23 @@ export function createEstimator({
     throw new InputError('bad_config', 'The model has no config.json that holds an object.', 'modelId');
   }
 
-  /** The tenant's last jobs that were done in one go, the newest first. */
-  async function historyOf(tenant: string): Promise<PastJob[]> {
-    const ids = await idsNewestFirst(store, tenant, 'jobs', { after: undefined, limit: lookedThrough });
+  /** Of the tenant's last jobs to end those that succeeded, by day, the newest first. */
+  async function lookThrough(tenant: string): Promise<PastJob[]> {
     const past: PastJob[] = [];
-    for (const id of ids) {
-      const record = await reader.read(jobRef(tenant, id));
-      const ended = record?.states.at(-1);
-      const outcome = ended && anyResultOf(ended);
-      const ran = machines.find(({ name }) => name === record?.spec.machine) ?? machines[0];
-      if (record && ran && outcome && ended.status === 'succeeded') past.push({ spec: record.spec, ran, ...outcome });
-    }
+    let looks = 0;
+    for (const day of (await store.folders(endedPrefix(tenant))).reverse())
+      for (const id of await namesNewestFirst(store, `${endedPrefix(tenant)}${day}/`)) {
+        if (looks++ === lookedThrough) return past;
+        const record = await reader.read(jobRef(tenant, id));
+        const ended = record?.states.at(-1);
+        const outcome = ended && anyResultOf(ended);
+        const ran = machines.find(({ name }) => name === record?.spec.machine) ?? machines[0];
+        if (record && ran && outcome && ended.status === 'succeeded') past.push({ spec: record.spec, ran, ...outcome });
+      }
     return past;
   }
+
+  const histories = new LRUCache<string, PastJob[]>({ max: 1000, ttl: historyKnownMs, fetchMethod: lookThrough });
 
   return {
     async estimate(tenant, { request, model, calibration, evaluation, analysis }) {
@@ -96,7 +103,7 @@ export function createEstimator({
           { param: 'machine' },
         );
       const configJson = await configOf(model.prefix);
-      const history = await historyOf(tenant);
+      const history = (await histories.fetch(tenant)) ?? [];
       const engine = engineNames.find((name) => history.some((job) => job.engine === name));
       const impactStored = history.some(({ spec }) => leavesImpactOf(spec, request, model.fingerprint));
       const speed = speedOf(history, request);

@@ -10,6 +10,7 @@ import {
   type JobState,
   type Machine,
 } from 'cherryq/contract';
+import { finishJob } from '../../api/src/attempt-end.ts';
 import { advanceState, encodeJson, jobRef } from '../../api/src/job-log.ts';
 import { createServices } from '../../api/src/services.ts';
 import { systemClock } from '../../api/src/ports.ts';
@@ -33,6 +34,11 @@ const gpu: Machine = {
 
 async function open(machines: Machine[]): Promise<void> {
   api = await openTestApi();
+  serve(machines);
+}
+
+/** As after a restart. */
+function serve(machines: Machine[]): void {
   const services = createServices({ ...api, clock: systemClock, machines });
   app = createApp({ ...api, services, clock: systemClock, keys: localKeys, version: '1', logger: () => undefined });
 }
@@ -178,7 +184,8 @@ describe('an estimate', () => {
   });
 
   it('takes its time from how long each phase of earlier jobs took, and knows what impact they left', async () => {
-    await open([{ ...gpu, hostBytes: 256e9 }]);
+    const machines = [{ ...gpu, hostBytes: 256e9 }];
+    await open(machines);
     const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(100_000)];
     const request = { modelId, calibrationDatasetId, training: { tokens: 2 ** 16 } };
     const { id } = await read(await app.request('/v1/jobs', jsonRequest('POST', request)), 202, jobSchema);
@@ -187,6 +194,8 @@ describe('an estimate', () => {
     const job = jobRef('local', id);
     await advanceState(api.store, job, () => stateOf('running'));
     await advanceState(api.store, job, () => ({ ...stateOf('succeeded'), result }));
+    await finishJob(api.store, job, systemClock);
+    serve(machines);
 
     const again = await estimate(request);
     expect(again.secondsBasis).toBe('measured');
