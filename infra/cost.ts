@@ -89,9 +89,10 @@ export async function estimateOf(config: object, request: CreateJob): Promise<Es
     const parsed = createJobSchema.parse(request);
     return await estimator.estimate('local', {
       request: parsed,
-      model: { name: 'the model', prefix: 'model/', fingerprint: null },
+      model: { id: 'model', name: 'the model', prefix: 'model/', fingerprint: null },
       calibration: parsed.calibrationDatasetId === undefined ? null : { sizeBytes: 64e6 },
       evaluation: null,
+      tasks: [],
       analysis: [],
     });
   } finally {

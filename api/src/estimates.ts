@@ -2,7 +2,13 @@
  * What a job needs and what it costs, before it runs. Memory, disk and output follow from the model's config and the settings
  * (the trainer's `planJob`); time from how fast the tenant's last jobs went, or, before there are any, from the machine's entry.
  */
-import { computingPhases, planJob, type JobPlan } from '@cherryq/batch-jobs/planning';
+import {
+  computingPhases,
+  measuresDivergence,
+  planJob,
+  type JobPlan,
+  type KnownFigures,
+} from '@cherryq/batch-jobs/planning';
 import { InputError } from '@cherryq/batch-jobs/storage';
 import {
   anyResultOf,
@@ -19,6 +25,7 @@ import { LRUCache } from 'lru-cache';
 import { decodeJson, endedPrefix, jobRef } from './job-log.ts';
 import type { JobReader } from './job-reader.ts';
 import { namesNewestFirst } from './list-keys.ts';
+import { idsNewestFirst } from './newest-first.ts';
 import { ProblemError } from './problems.ts';
 import type { Store } from './ports.ts';
 import type { Upload } from './uploads.ts';
@@ -26,9 +33,10 @@ import type { Upload } from './uploads.ts';
 export interface EstimatedJob {
   readonly request: JobSettings;
   /** Where its files are in the store, and what it is called. */
-  readonly model: { readonly name: string; readonly prefix: string; readonly fingerprint: string | null };
+  readonly model: Pick<Upload, 'id' | 'name' | 'fingerprint'> & { readonly prefix: string };
   readonly calibration: Pick<Upload, 'sizeBytes'> | null;
   readonly evaluation: Pick<Upload, 'sizeBytes'> | null;
+  readonly tasks: readonly Pick<Upload, 'sizeBytes'>[];
   readonly analysis: readonly Pick<Upload, 'sizeBytes'>[];
 }
 
@@ -76,26 +84,33 @@ export function createEstimator({
     throw new InputError('bad_config', 'The model has no config.json that holds an object.', 'modelId');
   }
 
-  /** Of the tenant's last jobs to end those that succeeded, by day, the newest first. */
+  /** The tenant's last jobs that succeeded, the newest first: among those created last, and those that were put away last. */
   async function lookThrough(tenant: string): Promise<PastJob[]> {
-    const past: PastJob[] = [];
-    let looks = 0;
-    for (const day of (await store.folders(endedPrefix(tenant))).reverse())
-      for (const id of await namesNewestFirst(store, `${endedPrefix(tenant)}${day}/`)) {
-        if (looks++ === lookedThrough) return past;
-        const record = await reader.read(jobRef(tenant, id));
-        const ended = record?.states.at(-1);
-        const outcome = ended && anyResultOf(ended);
-        const ran = machines.find(({ name }) => name === record?.spec.machine) ?? machines[0];
-        if (record && ran && outcome && ended.status === 'succeeded') past.push({ spec: record.spec, ran, ...outcome });
-      }
-    return past;
+    const ids = await idsNewestFirst(store, tenant, 'jobs', { after: undefined, limit: lookedThrough });
+    const ended = await endedLast(tenant);
+    const all = [...new Set([...ids, ...ended])].sort().reverse();
+    const records = await Promise.all(all.map((id) => reader.read(jobRef(tenant, id))));
+    return records.flatMap((record) => {
+      const last = record?.states.at(-1);
+      const outcome = last && anyResultOf(last);
+      const ran = machines.find(({ name }) => name === record?.spec.machine) ?? machines[0];
+      return record && ran && outcome && last.status === 'succeeded' ? [{ spec: record.spec, ran, ...outcome }] : [];
+    });
+  }
+
+  async function endedLast(tenant: string): Promise<string[]> {
+    const ids: string[] = [];
+    for (const day of (await store.folders(endedPrefix(tenant))).reverse()) {
+      ids.push(...(await namesNewestFirst(store, `${endedPrefix(tenant)}${day}/`)));
+      if (ids.length >= lookedThrough) break;
+    }
+    return ids.slice(0, lookedThrough);
   }
 
   const histories = new LRUCache<string, PastJob[]>({ max: 1000, ttl: historyKnownMs, fetchMethod: lookThrough });
 
   return {
-    async estimate(tenant, { request, model, calibration, evaluation, analysis }) {
+    async estimate(tenant, { request, model, calibration, evaluation, tasks, analysis }) {
       if (request.machine !== undefined && !machines.some(({ name }) => name === request.machine))
         throw new ProblemError(
           'invalid_request',
@@ -105,24 +120,26 @@ export function createEstimator({
       const configJson = await configOf(model.prefix);
       const history = (await histories.fetch(tenant)) ?? [];
       const engine = engineNames.find((name) => history.some((job) => job.engine === name));
-      const impactStored = history.some(({ spec }) => leavesImpactOf(spec, request, model.fingerprint));
       const speed = speedOf(history, request);
       const texts = [calibration, ...analysis].filter((text) => text !== null);
       const plans = machines.map((machine) => {
+        // Which of a machine's engines runs, only jobs tell.
+        const runs = machine.deviceBytes === null ? (engine ?? machine.engine) : machine.engine;
         const plan = planJob({
           ...request,
           configJson,
           calibrationBytes: calibration && calibration.sizeBytes,
           evaluationBytes: evaluation && evaluation.sizeBytes,
           draws: request.kind === 'analyze' ? texts.length * request.analysis.draws : 1,
-          impactStored,
-          // Which of a machine's engines runs, only jobs tell.
-          engine: machine.deviceBytes === null ? (engine ?? machine.engine) : machine.engine,
+          taskBytes: tasks.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0),
+          known: knownOf(history, request, model, runs),
+          engine: runs,
         });
         const seconds = machine.startSeconds + secondsOf(plan, speed, machine);
         const dollars = machine.dollarsPerHour === null ? null : (machine.dollarsPerHour * seconds) / 3600;
         return { machine, plan, seconds, dollars, fits: fits(plan, machine) };
       });
+      const free = (await store.freeBytes?.()) ?? Number.POSITIVE_INFINITY;
       const fitting = plans.filter((each) => each.fits).sort((a, b) => priceOf(a) - priceOf(b));
       const chosen =
         request.machine === undefined
@@ -130,12 +147,14 @@ export function createEstimator({
           : plans.find(({ machine }) => machine.name === request.machine);
       if (chosen === undefined) throw new Error('there is no machine to estimate for');
       const { hostBytes, deviceBytes, diskBytes, outputBytes, operations, work, parameters } = chosen.plan;
+      let reason: string | null = null;
+      if (!chosen.fits) reason = reasonOf(model.name, chosen.plan, chosen.machine, fitting[0]?.machine, request.kind);
+      else if (diskBytes > tolerance * free)
+        reason = `${model.name} needs about ${gigabytes(diskBytes)} of disk with these settings, and that of the store has ${gigabytes(free)} left. Free some space, or move the store to a larger disk`;
       return {
         object: 'estimate',
-        allowed: chosen.fits,
-        reason: chosen.fits
-          ? null
-          : reasonOf(model.name, chosen.plan, chosen.machine, fitting[0]?.machine, request.kind),
+        allowed: reason === null,
+        reason,
         parameters,
         machine: chosen.machine.name,
         hostBytes,
@@ -204,7 +223,9 @@ function speedOf(history: readonly PastJob[], { kind, scheme }: JobSettings): Sp
 }
 
 function medianOf(values: readonly number[]): number | undefined {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
+  const sorted = values.toSorted((a, b) => a - b);
+  const [below, above] = [sorted[Math.floor((sorted.length - 1) / 2)], sorted[Math.floor(sorted.length / 2)]];
+  return below === undefined || above === undefined ? undefined : (below + above) / 2;
 }
 
 /** Phases that no job has shown yet go as fast as the others that compute, or else as the machine's entry says. */
@@ -222,6 +243,48 @@ const unitOf = (phase: Phase, { operationsPerSecond }: Machine): number =>
   isComputing(phase) ? operationsPerSecond : 1;
 
 const isComputing = (phase: Phase): boolean => computingPhases.some((each) => each === phase);
+
+/** What jobs that were done have left that another need not measure again. */
+function knownOf(
+  history: readonly PastJob[],
+  next: JobSettings,
+  model: EstimatedJob['model'],
+  engine: string,
+): KnownFigures {
+  const measuring = history.filter((job) => job.engine === engine && isMeasuredAlike(job.spec, next));
+  const original = originalOf(next);
+  const { bits, groupSize, quantizer } = next.scheme;
+  return {
+    impact: history.some(({ spec }) => leavesImpactOf(spec, next, model.fingerprint)),
+    original: original !== null && measuring.some(({ spec }) => originalOf(spec) === original),
+    rounding: measuring.some(
+      ({ spec: { kind, modelId, scheme } }) =>
+        kind === 'compress' &&
+        modelId === model.id &&
+        scheme.bits === bits &&
+        scheme.groupSize === groupSize &&
+        scheme.quantizer === quantizer,
+    ),
+  };
+}
+
+/** The upload that a job measures as it is, to compare with; null where there is none. */
+function originalOf({ kind, modelId, baselineModelId, artifact }: JobSettings | JobSpec): string | null {
+  if (kind === 'analyze') return null;
+  if (baselineModelId !== undefined) return baselineModelId;
+  return artifact === undefined ? (modelId ?? null) : null;
+}
+
+/** Whether two jobs measure on the same text and tasks. */
+function isMeasuredAlike(one: JobSettings | JobSpec, other: JobSettings | JobSpec): boolean {
+  const [first, second] = [one, other].map(({ evaluation, baselineModelId }) => {
+    if (!evaluation) return null;
+    const { datasetId, maxTokens, tasks } = evaluation;
+    const diverges = baselineModelId !== undefined || measuresDivergence(evaluation);
+    return JSON.stringify([datasetId, maxTokens ?? null, tasks, diverges]);
+  });
+  return first !== null && first === second;
+}
 
 /** Shares of a row that every stored impact has candidates for, and the settings that decide which windows it was measured on. */
 const leastCandidates = 1 / 32;

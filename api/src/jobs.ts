@@ -151,9 +151,9 @@ export function createJobs(deps: {
   function estimateOf(
     tenant: string,
     request: JobSettings,
-    { model, calibration, evaluation, analysis }: JobInputs,
+    { model, calibration, evaluation, tasks, analysis }: JobInputs,
   ): Promise<Estimate> {
-    return estimator.estimate(tenant, { request, model, calibration, evaluation, analysis });
+    return estimator.estimate(tenant, { request, model, calibration, evaluation, tasks, analysis });
   }
 
   const inputsOf = (

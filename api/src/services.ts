@@ -1,5 +1,5 @@
 /** What the API does, apart from how it is asked: over HTTP, on a schedule. */
-import { totalmem } from 'node:os';
+import { availableParallelism, totalmem } from 'node:os';
 import type { Limits, Machine } from 'cherryq/contract';
 import { createEstimator } from './estimates.ts';
 import { createJobReader, type JobReader } from './job-reader.ts';
@@ -67,9 +67,9 @@ export function createServices(deps: ServiceDeps): Services {
   return { reader, models, imports, datasets, jobs, keyring, meter, webhooks, machines, store: deps.store };
 }
 
-/** As it is found here: TensorFlow on all cores is the larger user of memory. */
+/** As it is found here: TensorFlow on all cores is the larger user of memory. Of operations, what a core was seen to do. */
 export function thisMachine(engine: Machine['engine'] = 'native'): Machine {
-  const operationsPerSecond = engine === 'native' ? 80e9 : 6e9;
+  const operationsPerSecond = (engine === 'native' ? 40e9 : 16e9) * availableParallelism();
   return {
     name: 'this machine',
     engine,

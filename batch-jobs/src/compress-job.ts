@@ -27,6 +27,7 @@ import type { Measured } from './measure.ts';
 import { Measurer, measurementOf } from './measure.ts';
 import { methods } from './methods/registry.ts';
 import { blockPrefix, isLinear } from './models/decoder-config.ts';
+import { measuresDivergence } from './plan-job.ts';
 import type { OpenedModel } from './model-weights.ts';
 import { checkGroupSize, openModel, readAllWeights, weightsInFiles } from './model-weights.ts';
 import type { Cherries } from './numeric/quantizer.ts';
@@ -100,8 +101,6 @@ export async function compressJob(options: RunOptions): Promise<void> {
 
   // 4. Evaluate what was written, the original and plain rounding.
   progress.start('evaluate');
-  const { divergence = false, limits = {} } = spec.evaluation ?? {};
-  const measuresDivergence = divergence || limits.divergence !== undefined;
   const measure = new Measurer(
     store,
     job,
@@ -113,7 +112,7 @@ export async function compressJob(options: RunOptions): Promise<void> {
         ...(await Promise.all(spec.tasks.map(({ prefix }) => folderFingerprint(store, prefix)))),
       ],
       tasks,
-      original: measuresDivergence ? model : null,
+      original: spec.evaluation && measuresDivergence(spec.evaluation) ? model : null,
     },
     progress,
   );
@@ -180,7 +179,7 @@ export async function compressJob(options: RunOptions): Promise<void> {
     formats: spec.formats,
     files: files.files(),
   };
-  const missed = missedLimits(limits, { original: baseline, result: compressedResult });
+  const missed = missedLimits(spec.evaluation?.limits ?? {}, { original: baseline, result: compressedResult });
   await job.assertCurrent();
   if (missed === null) await store.put(`${artifacts}manifest.json`, jsonBytes(manifest));
   else await setApart(store, artifacts, `${job.prefix}rejected/`, manifest);

@@ -22,11 +22,21 @@ export interface PlannedJob extends Pick<JobSpec, 'kind' | 'scheme' | 'training'
   /** Bytes of the texts; null where there is none. */
   readonly calibrationBytes: number | null;
   readonly evaluationBytes: number | null;
+  /** Bytes of all tasks' questions; default: none. */
+  readonly taskBytes?: number;
   /** Of an analysis: draws from all texts together. */
   readonly draws: number;
-  /** Whether an earlier job has left the impact that this one needs. */
-  readonly impactStored?: boolean;
+  /** What earlier jobs have left that this one needs; default: nothing. */
+  readonly known?: KnownFigures;
   readonly engine: EngineName;
+}
+
+export interface KnownFigures {
+  readonly impact: boolean;
+  /** How the original does, or an evaluation's baseline. */
+  readonly original: boolean;
+  /** How plain rounding in the same groups does. */
+  readonly rounding: boolean;
 }
 
 export interface JobPlan {
@@ -51,13 +61,15 @@ export const computingPhases = ['impact', 'scales', 'train', 'evaluate'] as cons
 
 /** What a token is, in bytes of English text, for the usual vocabularies. */
 const bytesPerToken = 4;
+/** Of the usual tasks, each of which follows the whole question. */
+const choicesPerQuestion = 4;
 /**
  * What a whole job takes over its impact and its training, as measured on two cores: threads that round and write, the measuring of the
  * result.
  */
 const aroundBytes: Readonly<Record<EngineName, number>> = { gpu: 120e6, native: 120e6, wasm: 100e6, cpu: 100e6 };
 /** Rounding alone goes through the weights part by part. */
-const streamingBytes = 50e6;
+const streamingBytes = 30e6;
 const keptCheckpoints = 2;
 /** What the search for one block's column scales costs, in tokens through the model. */
 export const scalesTokens = 20 * 1024;
@@ -75,16 +87,22 @@ const plans = {
 } satisfies Record<JobKind, (job: PlannedJob, config: DecoderConfig) => JobPlan>;
 
 function planCompression(job: PlannedJob, config: DecoderConfig): JobPlan {
-  const { scheme, formats } = job;
+  const { scheme, formats, evaluation, known } = job;
   const native = nativeBytes(config, job);
   const outputBytes = {
     native: formats.includes('native') ? native : null,
     hf: formats.includes('hf') ? 2 * parametersOf(config) : null,
   };
   const roundingApart = scheme.method !== 'rtn' || !formats.includes('native');
-  const evaluations = 2 + (roundingApart ? 1 : 0) + (formats.length === 2 ? 1 : 0);
+  const scored = 1 + (roundingApart && !known?.rounding ? 1 : 0);
+  const original = known?.original ? 0 : 1;
+  const twice = evaluation && measuresDivergence(evaluation) ? 2 : 1;
+  const evaluations = original + twice * (scored + (formats.length === 2 ? 1 : 0));
   const written = 2 * (outputBytes.native ?? 0) + (outputBytes.hf ?? 0);
-  return { ...planScheme(job, config, { written, evaluations, exports: formats.length }), outputBytes };
+  return {
+    ...planScheme(job, config, { written, evaluations, scorings: original + scored, exports: formats.length }),
+    outputBytes,
+  };
 }
 
 function planAnalysis(job: PlannedJob, config: DecoderConfig): JobPlan {
@@ -93,19 +111,25 @@ function planAnalysis(job: PlannedJob, config: DecoderConfig): JobPlan {
 
 /** With a baseline, each token goes through it once for its own perplexity and once for the model's divergence. */
 function planEvaluation(job: PlannedJob, config: DecoderConfig): JobPlan {
-  const evaluations = job.baselineModelId === undefined ? 1 : 3;
-  return planPhases(job, config, nothing, { ...nothingElse, evaluations });
+  const first = job.known?.original ? 0 : 1;
+  const [then, thenScored] = job.baselineModelId === undefined ? [0, 0] : [2, 1];
+  return planPhases(job, config, nothing, {
+    ...nothingElse,
+    evaluations: first + then,
+    scorings: first + thenScored,
+  });
 }
 
 /** Schemes follow one another: what one needs at its peak is needed once, what all compute adds up. Impact is measured once. */
 function planComparison(job: PlannedJob, config: DecoderConfig): JobPlan {
   const { comparison = { schemes: [{}] }, evaluation } = job;
-  const evaluations = evaluation?.divergence ? 2 : 1;
+  const evaluations = evaluation && measuresDivergence(evaluation) ? 2 : 1;
   const own = schemesOf({ scheme: job.scheme, comparison }).map((scheme) => {
     const variant = { ...job, scheme };
-    return planScheme(variant, config, { written: nativeBytes(config, variant), evaluations, exports: 1 });
+    return planScheme(variant, config, { written: nativeBytes(config, variant), evaluations, scorings: 1, exports: 1 });
   });
-  const original = planPhases(job, config, nothing, { ...nothingElse, evaluations: 1 });
+  const once = job.known?.original ? 0 : 1;
+  const original = planPhases(job, config, nothing, { ...nothingElse, evaluations: once, scorings: once });
   const each = own.map(({ work }) => work).reduce(addWork, original.work);
   // What all share is done once.
   const work = {
@@ -131,8 +155,14 @@ function planComparison(job: PlannedJob, config: DecoderConfig): JobPlan {
 function planScheme(job: PlannedJob, config: DecoderConfig, extent: Omit<Extent, 'draws'>): JobPlan & Phases {
   const { scheme } = job;
   const method = methods[scheme.method];
-  const phases = { trains: method.trains, measures: method.keepsCherries && scheme.criterion !== 'weight' };
+  const measures = method.keepsCherries && scheme.criterion !== 'weight' && !job.known?.impact;
+  const phases = { trains: method.trains, measures };
   return { ...planPhases(job, config, phases, { ...extent, draws: 1 }), ...phases };
+}
+
+/** Whether each model that is measured goes through the text beside the original. */
+export function measuresDivergence({ divergence, limits }: NonNullable<JobSpec['evaluation']>): boolean {
+  return divergence || limits.divergence !== undefined;
 }
 
 /** What a job does besides its training. */
@@ -143,12 +173,14 @@ interface Extent {
   readonly draws: number;
   /** Times that the evaluation text goes through a model. */
   readonly evaluations: number;
+  /** Times that the tasks do. */
+  readonly scorings: number;
   /** Models that it writes. */
   readonly exports: number;
 }
 
 const nothing: Phases = { trains: false, measures: false };
-const nothingElse: Extent = { written: 0, draws: 0, evaluations: 0, exports: 0 };
+const nothingElse: Extent = { written: 0, draws: 0, evaluations: 0, scorings: 0, exports: 0 };
 
 function planPhases(job: PlannedJob, config: DecoderConfig, phases: Phases, extent: Extent): JobPlan {
   const work = workOf(job, config, phases, extent);
@@ -220,7 +252,7 @@ function workOf(job: PlannedJob, config: DecoderConfig, { trains, measures }: Ph
   const { scheme, training, evaluation, kind } = job;
   const calibrationTokens = (job.calibrationBytes ?? 0) / bytesPerToken;
   const drawnTokens = Math.min(training.impactSamples * training.sequenceLength, calibrationTokens);
-  const measuredTokens = measures && !job.impactStored ? extent.draws * drawnTokens : 0;
+  const measuredTokens = measures ? extent.draws * drawnTokens : 0;
   const stepTokens = training.batchSize * training.sequenceLength;
   const trainedTokens = trains ? Math.ceil(training.tokens / stepTokens) * stepTokens : 0;
   const trainingPasses = training.mode === 'blockWise' ? 5 : training.loss === 'distillation' ? 4 : 3;
@@ -228,6 +260,7 @@ function workOf(job: PlannedJob, config: DecoderConfig, { trains, measures }: Ph
     (job.evaluationBytes ?? 0) / bytesPerToken,
     evaluation?.maxTokens ?? Number.POSITIVE_INFINITY,
   );
+  const taskTokens = (choicesPerQuestion * (job.taskBytes ?? 0)) / bytesPerToken;
   const searched = trains && scheme.columnScales === 'searched';
   const weights = linearsOf([...tensorShapes(config)]) + config.vocabSize * config.hiddenSize;
   const parameters = parametersOf(config);
@@ -236,7 +269,7 @@ function workOf(job: PlannedJob, config: DecoderConfig, { trains, measures }: Ph
     impact: 2 * weights * 3 * measuredTokens,
     scales: searched ? 2 * weights * scalesTokens * config.numHiddenLayers : 0,
     train: 2 * weights * trainingPasses * trainedTokens,
-    evaluate: 2 * weights * extent.evaluations * evaluatedTokens,
+    evaluate: 2 * weights * (extent.evaluations * evaluatedTokens + extent.scorings * taskTokens),
     export: parameters * extent.exports,
     analyze: kind === 'analyze' ? parameters : 0,
     report: parameters,

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import {
   estimateSchema,
   jobSchema,
@@ -13,7 +13,7 @@ import {
 import { finishJob } from '../../api/src/attempt-end.ts';
 import { advanceState, encodeJson, jobRef } from '../../api/src/job-log.ts';
 import { createServices } from '../../api/src/services.ts';
-import { systemClock } from '../../api/src/ports.ts';
+import { systemClock, type JobRef } from '../../api/src/ports.ts';
 import { createApp } from '../../api/src/app.ts';
 import { localKeys } from '../../api/src/ports.ts';
 import { declarationOf, jsonRequest, openTestApi, read, readProblem, sha256, type TestApi } from '../support/api.ts';
@@ -34,6 +34,8 @@ const gpu: Machine = {
 
 async function open(machines: Machine[]): Promise<void> {
   api = await openTestApi();
+  // Whatever disk tests run on.
+  vi.spyOn(api.store, 'freeBytes').mockResolvedValue(1e15);
   serve(machines);
 }
 
@@ -181,6 +183,81 @@ describe('an estimate', () => {
     const rounding = await app.request('/v1/jobs', jsonRequest('POST', { modelId, scheme: { method: 'rtn' } }));
     const { estimate: kept } = await read(rounding, 202, jobSchema);
     expect(kept?.outputBytes.native).toBeGreaterThan(2e9);
+  });
+
+  it('B1: of what the disk has no room for is not allowed', async () => {
+    await open([{ ...gpu, hostBytes: 256e9 }]);
+    const [modelId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(1000)];
+    const { diskBytes } = await estimate({ modelId, calibrationDatasetId });
+    vi.spyOn(api.store, 'freeBytes').mockResolvedValue(diskBytes / 2);
+    const found = await estimate({ modelId, calibrationDatasetId });
+    expect(found.allowed).toBe(false);
+    expect(found.reason).toMatch(/needs about \d+\.\d GB of disk .* has \d+\.\d GB left/);
+    const refused = await app.request('/v1/jobs', jsonRequest('POST', { modelId, calibrationDatasetId }));
+    expect((await readProblem(refused, 'does_not_fit')).detail).toBe(found.reason);
+  });
+
+  it('counts how often texts go through a model, but not what earlier jobs have measured', async () => {
+    const machines = [{ ...gpu, hostBytes: 256e9 }];
+    await open(machines);
+    const [modelId, datasetId, questions] = [await modelOf(llama7b), await textOf(40_000), await textOf(1000)];
+    const rounding = (settings: object, bits = 4): CreateJob =>
+      ({ modelId, scheme: { method: 'rtn', bits }, evaluation: { datasetId, ...settings } }) as CreateJob;
+    const trips = async (request: CreateJob): Promise<number> =>
+      (await estimate(request)).operations / (2 * (6_476_005_376 + 32_000 * 4096) * 10_000);
+    // The original, what was written in each of two formats; with divergence the original beside them.
+    expect(await trips(rounding({}))).toBeCloseTo(3, 6);
+    expect(await trips(rounding({ divergence: true }))).toBeCloseTo(5, 6);
+    expect(await trips(rounding({ limits: { divergence: 0.1 } }))).toBeCloseTo(5, 6);
+    const tasks = [{ datasetId: questions }];
+    expect(await trips(rounding({ tasks }))).toBeCloseTo(3 + (2 * 4 * 250) / 10_000, 6);
+
+    const { id } = await read(await app.request('/v1/jobs', jsonRequest('POST', rounding({}))), 202, jobSchema);
+    const job = jobRef('local', id);
+    await advanceState(api.store, job, () => stateOf('running'));
+    await advanceState(api.store, job, () => ({ ...stateOf('succeeded'), result: emptyResult }));
+    serve(machines);
+    expect(await trips(rounding({}, 8))).toBeCloseTo(2, 6);
+    expect(await trips(rounding({ divergence: true }))).toBeCloseTo(5, 6);
+    const training = { tokens: 2048 * 4, impactSamples: 1, sequenceLength: 2048, batchSize: 4 };
+    const trained = (bits: number): CreateJob =>
+      ({
+        ...rounding({}, bits),
+        scheme: { method: 'qat', bits },
+        calibrationDatasetId: questions,
+        training,
+      }) as CreateJob;
+    const passes = (3 * 2048 * 4) / 10_000;
+    expect(await trips(trained(4))).toBeCloseTo(2 + passes, 6);
+    expect(await trips(trained(3))).toBeCloseTo(3 + passes, 6);
+    const evaluated = { kind: 'evaluate', modelId, evaluation: { datasetId } } as const;
+    expect(await trips(evaluated)).toBe(0);
+    const compared: CreateJob = {
+      kind: 'compare',
+      modelId,
+      scheme: { method: 'rtn' },
+      comparison: { schemes: [{ bits: 3 }, { bits: 4 }] },
+      evaluation: { datasetId },
+    };
+    expect(await trips(compared)).toBeCloseTo(2, 6);
+  });
+
+  it('learns from jobs that have ended, however many wait', async () => {
+    const machines = [{ ...gpu, hostBytes: 256e9 }];
+    await open(machines);
+    const request = { modelId: await modelOf(llama7b), scheme: { method: 'rtn' } } as const;
+    const create = async (): Promise<JobRef> => {
+      const { id } = await read(await app.request('/v1/jobs', jsonRequest('POST', request)), 202, jobSchema);
+      return jobRef('local', id);
+    };
+    const job = await create();
+    await advanceState(api.store, job, () => stateOf('running'));
+    const result: JobResult = { ...emptyResult, phaseSeconds: { load: 1, export: 2, report: 3 } };
+    await advanceState(api.store, job, () => ({ ...stateOf('succeeded'), result }));
+    await finishJob(api.store, job, systemClock);
+    for (let waiting = 0; waiting < 40; waiting++) await create();
+    serve(machines);
+    expect(await estimate(request)).toMatchObject({ secondsBasis: 'measured', seconds: 60 + 6 });
   });
 
   it('takes its time from how long each phase of earlier jobs took, and knows what impact they left', async () => {

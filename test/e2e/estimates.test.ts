@@ -1,4 +1,4 @@
-/** What an estimate says, beside what jobs take. Time is only printed: machines that test have other things to do. */
+/** What an estimate says, beside what jobs take. Of time only how far it is off is held: machines that test have other things to do. */
 import { expect, it, onTestFinished } from 'vitest';
 import { startServer } from '@cherryq/api/serve';
 import { CherryQ } from 'cherryq';
@@ -36,10 +36,14 @@ it('sizes and memory of jobs are what their estimates said', async () => {
     expect((expected.outputBytes.hf ?? 0) / (result.hf?.sizeBytes ?? 1)).toBeCloseTo(1, 1);
     if (scheme.bits === 8) continue;
     const ratio = expected.hostBytes / result.peakHostBytes;
-    const time = (expected.seconds / result.seconds).toFixed(2);
-    console.log(`${scheme.method} ${scheme.bits}: expected over taken: memory ${ratio.toFixed(2)}, time ${time}`);
-    expect(ratio).toBeGreaterThan(0.7);
-    expect(ratio).toBeLessThan(1.4);
+    const time = expected.seconds / result.seconds;
+    console.log(
+      `${scheme.method} ${scheme.bits}: expected over taken: memory ${ratio.toFixed(2)}, time ${time.toFixed(2)}`,
+    );
+    expect(time).toBeGreaterThan(0.3);
+    expect(time).toBeLessThan(3);
+    expect(ratio).toBeGreaterThan(0.8);
+    expect(ratio).toBeLessThan(1.25);
     expect(expected.secondsBasis).toBe('measured');
   }
 });
