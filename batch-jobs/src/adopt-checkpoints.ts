@@ -1,4 +1,7 @@
-/** What a job that repeats another goes on from: the other's checkpoints, taken over once, before anything else. */
+/**
+ * What a job that repeats another goes on from: the other's checkpoints, taken over once, before anything else. Where several
+ * workers have the job, each does; what is there already, one of them may have written since, so it is left.
+ */
 import type { JobFolder } from './job-folder.ts';
 import type { Store } from './storage/store.ts';
 
@@ -18,8 +21,7 @@ export async function adoptCheckpoints(store: Store, job: JobFolder): Promise<nu
       const body = await store.stream(key);
       const name = key.slice(checkpointsFrom.length);
       if (body === null || name === marker) continue;
-      await store.put(own + name, body);
-      copied++;
+      if (await store.put(own + name, body, { onlyIfAbsent: true })) copied++;
     }
     after = page.at(-1)?.key;
     if (page.length < pageSize) break;

@@ -4,17 +4,20 @@
  *   load -> for each scheme [ compress-model.ts -> export -> read back and evaluate ] -> original -> report, comparison.json -> manifest -> succeeded
  *
  * The job is two functions over its folder: `runVariant` leaves the result of one scheme, `mergeVariants` makes the report of them all. Both do
- * nothing that is there already, so a job that is run again goes on with the first scheme that has no result, from its checkpoint; and schemes
- * could run in any order, each on a machine of its own. Impact is measured by the first scheme that needs it, for all. Models are not kept:
- * they are large, and a `compress` job with the scheme of a row makes the same one.
+ * nothing that is there already, so a job that is run again goes on with the first scheme that has no result, from its checkpoint. Where the
+ * queue can, workers try one scheme each, all at once and sharing an attempt (`schemeNumber`), and after them one more, with an attempt of its
+ * own, tries what is left and merges. Impact is measured by the first scheme that needs it, for all that come later. Models are not
+ * kept: they are large, and a `compress` job with the scheme of a row makes the same one.
  *
- *   checkpoints/variants/<number>/...    what the scheme can go on from
- *   checkpoints/variants/<number>.json   its result, once it has one
- *   scratch/variants/<number>/...        the model that is being measured
+ *   checkpoints/variants/<number>/...     what the scheme can go on from
+ *   checkpoints/variants/<number>.json    its result, once it has one
+ *   scratch/variants/<number>/...         the model that is being measured
+ *   scratch/variants/<number>.share       how far its worker is (shared-progress.ts)
  */
 import { createHash } from 'node:crypto';
 import { comparisonRowSchema, schemesOf } from 'cherryq/contract';
-import type { ComparisonRow, JobError, Scheme } from 'cherryq/contract';
+import type { JobError, JobSpec, Scheme } from 'cherryq/contract';
+import { z } from 'zod';
 import type { CompressionInputs } from './compress-model.ts';
 import { checkpointOf, compressModel, identityOf, phasesOf } from './compress-model.ts';
 import type { Dataset } from './data/dataset.ts';
@@ -36,13 +39,22 @@ import { Reporter } from './progress.ts';
 import { publishReport } from './publish-report.ts';
 import type { RunOptions } from './run-options.ts';
 import { shouldStop, stopped } from './run-options.ts';
+import { schemeFolder, schemeResult, schemeShare } from './scheme-files.ts';
 import { needsImpact } from './selection.ts';
+import { SharedProgress } from './shared-progress.ts';
 import { folderFingerprint } from './storage/fingerprint.ts';
 import { FileWriter, writeModel } from './write-model.ts';
 
 /** What is kept of a scheme that has been tried: a row without what only the others tell. */
 const variantResultSchema = comparisonRowSchema.omit({ perplexityRatio: true, onFrontier: true });
-type VariantResult = Omit<ComparisonRow, 'perplexityRatio' | 'onFrontier'>;
+type VariantResult = z.output<typeof variantResultSchema>;
+
+const keptSchema = z.object({
+  identity: z.string(),
+  result: variantResultSchema,
+  /** Of the worker that has tried it, up to then. */
+  peakHostBytes: z.number().nullable(),
+});
 
 /** A comparison's inputs, opened and checked. */
 interface OpenedComparison {
@@ -63,10 +75,17 @@ interface OpenedComparison {
 
 /** @throws InputError, InterruptedError, or whatever a bug throws; the caller turns them into states and exit codes */
 export async function compareJob(options: RunOptions): Promise<void> {
-  const comparison = await openComparison(options);
-  const { job } = options;
+  const { job, schemeNumber } = options;
+  const shared = schemeNumber === undefined ? undefined : sharedProgress(options, schemeNumber);
+  const comparison = await openComparison(options, shared);
   const { name, reason } = comparison.engine;
-  job.emit({ type: 'job.started', attempt: job.attempt, engine: name, engineReason: reason, resumedFromStep: null });
+  if (job.beganAttempt)
+    job.emit({ type: 'job.started', attempt: job.attempt, engine: name, engineReason: reason, resumedFromStep: null });
+  if (schemeNumber !== undefined) {
+    await runVariant(comparison, schemeNumber - 1);
+    await shared?.end();
+    return job.flush();
+  }
   for (const index of comparison.schemes.keys()) {
     if (await shouldStop(options)) throw stopped();
     await runVariant(comparison, index);
@@ -75,12 +94,12 @@ export async function compareJob(options: RunOptions): Promise<void> {
 }
 
 /** Finds everything that can be wrong with the inputs of all schemes, before any work.  @throws InputError */
-async function openComparison(run: RunOptions): Promise<OpenedComparison> {
+async function openComparison(run: RunOptions, shared?: SharedProgress): Promise<OpenedComparison> {
   const { store, job, forcedEngine } = run;
   const { spec } = job;
   const engine = await openEngine(forcedEngine);
   const model = await openOriginal(store, spec);
-  const schemes = schemesOf({ scheme: spec.scheme, comparison: spec.comparison ?? { schemes: [{}] } });
+  const schemes = schemesIn(spec);
   const text = { prefix: spec.calibrationPrefix, use: 'calibration text', param: 'calibrationDatasetId' };
   const trains = schemes.some(({ method }) => methods[method].trains);
   const calibration = trains ? await windowsOf(run, model, text) : null;
@@ -113,8 +132,21 @@ async function openComparison(run: RunOptions): Promise<OpenedComparison> {
     })),
   );
   const report: PhasePlan = { phase: 'report', units: 1, unitCost: 1, unitTokens: 0 };
-  const progress = new Reporter(job, [...plan, evaluate, report]);
+  const own = plan.filter(({ variant }) => variant === run.schemeNumber);
+  const progress = new Reporter(job, shared ? own : [...plan, evaluate, report], shared);
   return { run, engine, model, schemes, calibration, fingerprints, on, progress };
+}
+
+function schemesIn({ scheme, comparison = { schemes: [{}] } }: JobSpec): Scheme[] {
+  return schemesOf({ scheme, comparison });
+}
+
+/** @throws InputError when the job has no such scheme */
+function sharedProgress({ store, job }: RunOptions, number: number): SharedProgress {
+  const keys = schemesIn(job.spec).map((_, index) => `${job.prefix}scratch/${schemeShare(index + 1)}`);
+  if (keys[number - 1] === undefined)
+    throw new InputError('bad_setting', `The job has ${keys.length} schemes, and scheme ${number} is to be tried.`);
+  return new SharedProgress(store, keys, number);
 }
 
 /**
@@ -139,11 +171,12 @@ async function runVariant(comparison: OpenedComparison, index: number): Promise<
   await job.assertCurrent();
   const result: VariantResult = { scheme, measurement, error, seconds: (performance.now() - started) / 1000 };
   const identity = variantIdentity(comparison, index);
+  const peakHostBytes = run.peakBytes?.() ?? null;
   await store.put(
-    `${variantKey(comparison, index)}.json`,
-    new TextEncoder().encode(JSON.stringify({ identity, result })),
+    resultKey(comparison, index),
+    new TextEncoder().encode(JSON.stringify({ identity, result, peakHostBytes })),
   );
-  await store.deletePrefix(`${variantKey(comparison, index)}/`);
+  await store.deletePrefix(checkpointsOf(comparison, index));
   await store.deletePrefix(scratchOf(comparison, index));
   const outcome = error
     ? `failed: ${error.message}`
@@ -185,10 +218,12 @@ async function mergeVariants(comparison: OpenedComparison): Promise<void> {
   const { store, job } = run;
   const { spec } = job;
   const results: VariantResult[] = [];
+  const peaks: number[] = [];
   for (const index of schemes.keys()) {
-    const result = await resultOf(comparison, index);
-    if (result === null) throw new Error(`scheme ${index + 1} has no result, or one that does not fit`);
-    results.push(result);
+    const kept = await resultOf(comparison, index);
+    if (kept === null) throw new Error(`scheme ${index + 1} has no result, or one that does not fit`);
+    results.push(kept.result);
+    peaks.push(kept.peakHostBytes ?? 0);
   }
   const failure = results.find(({ error }) => error !== null)?.error;
   if (failure && results.every(({ error }) => error !== null)) {
@@ -245,20 +280,20 @@ async function mergeVariants(comparison: OpenedComparison): Promise<void> {
       parameters: model.parameters,
       baseline: data.baseline,
       rows,
-      peakHostBytes: run.peakBytes?.() ?? null,
+      peakHostBytes: run.peakBytes ? Math.max(run.peakBytes(), ...peaks) : null,
       evaluatedTokens: data.evaluatedTokens,
       ...progress.times(),
     },
   });
-  await store.deletePrefix(`${job.prefix}checkpoints/`);
+  for (const folder of ['checkpoints/', 'scratch/']) await store.deletePrefix(job.prefix + folder);
 }
 
 /** What was kept of a scheme; null where there is nothing, or what is there is of other inputs. */
-async function resultOf(comparison: OpenedComparison, index: number): Promise<VariantResult | null> {
-  const bytes = await comparison.run.store.get(`${variantKey(comparison, index)}.json`);
+async function resultOf(comparison: OpenedComparison, index: number): Promise<z.output<typeof keptSchema> | null> {
+  const bytes = await comparison.run.store.get(resultKey(comparison, index));
   if (bytes === null) return null;
-  const kept = JSON.parse(new TextDecoder().decode(bytes)) as { identity?: unknown; result?: unknown };
-  return kept.identity === variantIdentity(comparison, index) ? variantResultSchema.parse(kept.result) : null;
+  const kept = keptSchema.safeParse(JSON.parse(new TextDecoder().decode(bytes)));
+  return kept.success && kept.data.identity === variantIdentity(comparison, index) ? kept.data : null;
 }
 
 /** Of all that a scheme's result depends on. */
@@ -280,15 +315,16 @@ function inputsOf(comparison: OpenedComparison, index: number): CompressionInput
     calibration,
     scheme: schemes[index],
     training: run.job.spec.training,
-    checkpointPrefix: `${variantKey(comparison, index)}/`,
+    checkpointPrefix: checkpointsOf(comparison, index),
   };
 }
 
-const variantKey = ({ run }: OpenedComparison, index: number): string =>
-  `${run.job.prefix}checkpoints/variants/${nameOf(index)}`;
+const resultKey = ({ run }: OpenedComparison, index: number): string =>
+  `${run.job.prefix}checkpoints/${schemeResult(index + 1)}`;
+const checkpointsOf = ({ run }: OpenedComparison, index: number): string =>
+  `${run.job.prefix}checkpoints/${schemeFolder(index + 1)}/`;
 const scratchOf = ({ run }: OpenedComparison, index: number): string =>
-  `${run.job.prefix}scratch/variants/${nameOf(index)}/`;
-const nameOf = (index: number): string => String(index + 1).padStart(2, '0');
+  `${run.job.prefix}scratch/${schemeFolder(index + 1)}/`;
 const labelOf = ({ method, bits, groupSize }: Scheme): string =>
   `${method} with ${bits} bits and ${groupSize === 'row' ? 'whole rows' : `groups of ${groupSize}`}`;
 

@@ -29,17 +29,42 @@ export class JobFolder {
     readonly attempt: number,
     /** When the first attempt began. */
     readonly firstStart: Date,
+    /** Whether this worker is the one that has claimed the attempt. */
+    readonly beganAttempt: boolean,
   ) {}
 
   /** Claims the next attempt.  @returns null when the job has ended, or is paused  @throws Error when there is no such job */
-  static async claim(store: Store, prefix: string): Promise<JobFolder | null> {
+  static claim(store: Store, prefix: string): Promise<JobFolder | null> {
+    return JobFolder.begin(store, prefix, (latest) => (latest?.state.attempt ?? 0) + 1);
+  }
+
+  /**
+   * Takes part in an attempt that several workers share: the first to come claims it.
+   * @returns null when the job has ended, is paused, or has gone on to another attempt  @throws Error when there is no such job
+   */
+  static join(store: Store, prefix: string, attempt: number): Promise<JobFolder | null> {
+    return JobFolder.begin(store, prefix, (latest) => {
+      const isRunning = latest?.state.status === 'running' && latest.state.attempt === attempt;
+      return isRunning ? 'joined' : (latest?.state.attempt ?? 0) === attempt - 1 ? attempt : null;
+    });
+  }
+
+  /** @param attemptAfter number to claim, or that of the running attempt is joined, or null: there is nothing to do any more */
+  private static async begin(
+    store: Store,
+    prefix: string,
+    attemptAfter: (latest: NumberedState | null) => number | 'joined' | null,
+  ): Promise<JobFolder | null> {
     const specBytes = await store.get(`${prefix}spec.json`);
     if (specBytes === null) throw new Error(`There is no job at ${prefix}: its spec.json is missing.`);
     const spec = jobSpecSchema.parse(JSON.parse(new TextDecoder().decode(specBytes)));
     for (;;) {
       const latest = await readState(store, prefix);
       if (latest && (latest.state.status === 'paused' || terminalStatuses.has(latest.state.status))) return null;
-      const attempt = (latest?.state.attempt ?? 0) + 1;
+      const attempt = attemptAfter(latest);
+      if (attempt === null) return null;
+      if (attempt === 'joined')
+        return new JobFolder(store, prefix, spec, latest?.state.attempt ?? 1, await firstStart(store, prefix), false);
       const body = encode(newState('running', attempt));
       const number = (latest?.number ?? 0) + 1;
       try {
@@ -51,7 +76,7 @@ export class JobFolder {
         await store.delete(reserve);
         continue;
       }
-      return new JobFolder(store, prefix, spec, attempt, await firstStart(store, prefix));
+      return new JobFolder(store, prefix, spec, attempt, await firstStart(store, prefix), true);
     }
   }
 
@@ -152,7 +177,12 @@ function newState(
 
 const encode = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
 
-async function readState(store: Store, prefix: string): Promise<{ number: number; state: JobState } | null> {
+interface NumberedState {
+  readonly number: number;
+  readonly state: JobState;
+}
+
+async function readState(store: Store, prefix: string): Promise<NumberedState | null> {
   const latest = await readLatestNumbered(store, `${prefix}state/`);
   return (
     latest && { number: latest.number, state: jobStateSchema.parse(JSON.parse(new TextDecoder().decode(latest.body))) }

@@ -27,7 +27,13 @@ async function main(): Promise<number> {
   const prefix = requiredVariable('CHERRYQ_JOB', 'a prefix as tenants/<tenant>/jobs/<id>');
   if (storeUrl === null || prefix === null) return exitCodes.input;
   const store = openStore(storeUrl);
-  const job = await JobFolder.claim(store, prefix.endsWith('/') ? prefix : `${prefix}/`);
+  const folder = prefix.endsWith('/') ? prefix : `${prefix}/`;
+  const { CHERRYQ_SCHEMES: schemes, CHERRYQ_ATTEMPT: attempt, AWS_BATCH_JOB_ARRAY_INDEX: index } = process.env;
+  // Of an array job of AWS Batch, each worker takes one of the schemes that are listed.
+  const schemeNumber = schemes === undefined ? undefined : Number(schemes.split(',')[Number(index)]);
+  const job = await (schemeNumber === undefined
+    ? JobFolder.claim(store, folder)
+    : JobFolder.join(store, folder, Number(attempt)));
   if (job === null) return exitCodes.ok;
   try {
     await runJob({
@@ -36,6 +42,7 @@ async function main(): Promise<number> {
       forcedEngine: process.env.CHERRYQ_ENGINE,
       scratchFolder: process.env.CHERRYQ_SCRATCH || tmpdir(),
       checkpointGapMs: checkpointGapMs(process.env.CHERRYQ_CHECKPOINT_SECONDS),
+      schemeNumber,
       peakBytes: () => 1024 * process.resourceUsage().maxRSS,
       stopRequested: () => stopRequested,
     });

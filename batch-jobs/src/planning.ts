@@ -2,5 +2,6 @@
 export { supportedArchitectures } from './models/registry.ts';
 export { computingPhases, measuresDivergence, planJob } from './plan-job.ts';
 export type { JobPlan, KnownFigures, PhaseWork, PlannedJob } from './plan-job.ts';
+export { schemeResult } from './scheme-files.ts';
 export { checkIncoming, modelProblems } from './check-model.ts';
 export type { IncomingCheck } from './check-model.ts';

@@ -4,6 +4,7 @@
  */
 import type { Phase, Progress } from 'cherryq/contract';
 import type { JobFolder } from './job-folder.ts';
+import type { SharedProgress } from './shared-progress.ts';
 
 export interface PhasePlan {
   readonly phase: Phase;
@@ -77,6 +78,8 @@ export class Reporter {
   constructor(
     private readonly job: JobFolder,
     plan: readonly PhasePlan[],
+    /** Where others work on the same job. */
+    private readonly shared?: SharedProgress,
   ) {
     this.meter = new ProgressMeter(plan);
     this.phaseStartedAt = job.firstStart.getTime();
@@ -110,7 +113,8 @@ export class Reporter {
   }
 
   at(phase: Phase, done: number, loss: number | null = null): void {
-    const progress = this.meter.at(phase, done, loss);
+    const own = this.meter.at(phase, done, loss);
+    const progress = this.shared ? this.shared.of(own) : own;
     const now = performance.now();
     if (now - this.lastSent < 250 && progress.step !== progress.totalSteps) return;
     this.lastSent = now;

@@ -14,6 +14,8 @@ export interface RunOptions {
   readonly checkpointGapMs?: number;
   /** Main memory of this process at its peak so far; absent where it also does other things. */
   readonly peakBytes?: () => number;
+  /** Of a comparison, the one scheme that this worker is to try, from 1 on, beside others; absent: all that is to be done. */
+  readonly schemeNumber?: number;
   /** True once the job should stop at the next safe point, with a checkpoint. */
   readonly stopRequested: () => boolean;
 }

@@ -8,6 +8,7 @@ import { writeTinyJob } from '../support/tiny-model.ts';
 import {
   artifactsOf,
   attempt,
+  attemptScheme,
   eventsOf,
   hashesUnder,
   lastState,
@@ -112,6 +113,42 @@ describe('a compare job', () => {
         /^None of the 2 schemes could be measured\. The first: groupSize is 512/,
       ) as string,
     });
+  });
+
+  it('is tried by a worker for each scheme and one that merges, stopped anywhere, with the same bytes', async () => {
+    const whole = await prepare(axes);
+    await attempt(whole.store, whole.prefix);
+    const { store, prefix } = await prepare(axes);
+    const stopped = (error: unknown): void => {
+      if (!(error instanceof InterruptedError)) throw error;
+    };
+    for (const schemeNumber of [4, 2, 3]) {
+      await attemptScheme(store, prefix, { shared: 1, schemeNumber, stopAfter: 3 }).catch(stopped);
+      // As Batch starts it again: with the same settings, in the same attempt.
+      await attemptScheme(store, prefix, { shared: 1, schemeNumber });
+    }
+    const alone = await eventsOf(store, prefix);
+    expect(alone.filter(({ type }) => type === 'job.started')).toHaveLength(1);
+    const shown = alone.flatMap((event) => (event.type === 'progress' ? [event.progress] : []));
+    expect([...new Set(shown.map(({ variant }) => variant?.number))]).toEqual([4, 2, 3]);
+    expect(shown.every(({ variant }) => variant?.total === 4)).toBe(true);
+    // Two of four are done when the third begins, and no worker has begun with the first.
+    const third = shown.filter(({ variant }) => variant?.number === 3).map(({ fraction }) => fraction);
+    expect(third.at(-1)).toBeGreaterThan(0.7);
+    expect(third.at(-1)).toBeLessThanOrEqual(0.75);
+    expect(await lastState(store, prefix)).toMatchObject({ status: 'running', attempt: 1 });
+
+    // The first scheme has had no worker that came through; whoever merges tries it.
+    await attempt(store, prefix);
+    expect(await artifactsOf(store, prefix)).toEqual(await artifactsOf(whole.store, whole.prefix));
+    const { peakHostBytes } = await compared(store, prefix);
+    expect(peakHostBytes).toBeGreaterThan(0);
+    const tried = (await eventsOf(store, prefix)).flatMap((event) =>
+      event.type === 'log' && event.message.startsWith('scheme ') ? [event.message.slice(0, 8)] : [],
+    );
+    expect(tried).toEqual(['scheme 4', 'scheme 2', 'scheme 3', 'scheme 1']);
+    expect(await hashesUnder(store, `${prefix}checkpoints/`)).toEqual({});
+    await expect(attemptScheme(store, prefix, { shared: 1, schemeNumber: 1 })).rejects.toThrow('the job has ended');
   });
 
   it('goes on after stops anywhere, from the scheme it was at, and leaves the same bytes', async () => {

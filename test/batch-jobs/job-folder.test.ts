@@ -56,6 +56,25 @@ describe('a job folder', () => {
     expect(jobs.map(({ attempt }) => attempt).sort()).toEqual([1, 2, 3, 4]);
   });
 
+  it('lets workers share an attempt, which the first of them claims, until another follows', async () => {
+    const store = await temporaryStore();
+    const prefix = await writeTinyJob(store);
+    const joined = await Promise.all(Array.from({ length: 4 }, () => JobFolder.join(store, prefix, 1)));
+    expect(joined.map((job) => job?.attempt)).toEqual([1, 1, 1, 1]);
+    expect(joined.filter((job) => job?.beganAttempt)).toHaveLength(1);
+    expect(new Set(joined.map((job) => job?.firstStart.getTime())).size).toBe(1);
+    await Promise.all(joined.map((job) => job?.assertCurrent()));
+    const next = await claim(store, prefix);
+    expect(next).toMatchObject({ attempt: 2, beganAttempt: true });
+    await expect(joined[0]?.assertCurrent()).rejects.toThrow(InterruptedError);
+    expect(await JobFolder.join(store, prefix, 1)).toBeNull();
+    // An attempt that nothing leads up to is not begun.
+    expect(await JobFolder.join(store, prefix, 4)).toBeNull();
+    await next.fail(jobError);
+    expect(await JobFolder.join(store, prefix, 2)).toBeNull();
+    expect(await JobFolder.join(store, prefix, 3)).toBeNull();
+  });
+
   it('of a job that has ended is not claimed', async () => {
     const store = await temporaryStore();
     const prefix = await writeTinyJob(store);

@@ -180,7 +180,7 @@ export async function uploadModel(
   return upload(app, 'models', modelSchema, name, files ?? (await tinyModelFiles()));
 }
 
-export async function uploadDataset({ app }: TestApi, text: string): Promise<Dataset> {
+export async function uploadDataset({ app }: Pick<TestApi, 'app'>, text: string): Promise<Dataset> {
   return upload(app, 'datasets', datasetSchema, 'text', { 'text.txt': text });
 }
 

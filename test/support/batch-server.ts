@@ -6,6 +6,8 @@ import { listen } from './listen.ts';
 export interface BatchJob {
   readonly input: SubmitJobCommandInput;
   readonly detail: JobDetail & { jobId: string };
+  /** Of an array job. */
+  readonly workers: (JobDetail & { jobId: string })[];
   terminated: string | null;
 }
 
@@ -33,22 +35,33 @@ export async function startBatchServer(): Promise<BatchServer> {
 
   const operations: Record<string, (body: never) => unknown> = {
     '/v1/submitjob': (input: SubmitJobCommandInput) => {
-      const { jobName, jobQueue, jobDefinition } = input;
+      const { jobName, jobQueue, jobDefinition, dependsOn, arrayProperties } = input;
       const container = { environment: input.containerOverrides?.environment };
-      const detail = { jobId: randomUUID(), jobName, jobQueue, jobDefinition, container, startedAt: 0 };
-      jobs.push({ input, detail: { ...detail, status: 'SUBMITTED' }, terminated: null });
+      const common = { jobName, jobQueue, jobDefinition, container, dependsOn, startedAt: 0 };
+      const detail = { ...common, jobId: randomUUID(), status: 'SUBMITTED' as const };
+      const workers = Array.from({ length: arrayProperties?.size ?? 0 }, (_, index) => ({
+        ...detail,
+        jobId: `${detail.jobId}:${index}`,
+        arrayProperties: { index },
+      }));
+      jobs.push({ input, detail, workers, terminated: null });
       return { jobId: detail.jobId, jobName };
     },
     '/v1/describejobs': ({ jobs: ids }: { jobs: string[] }) => ({
-      jobs: ids.flatMap((id) => find(id)?.detail ?? []),
+      jobs: ids.flatMap((id) => {
+        const job = find(id.split(':')[0] ?? '');
+        return job ? ([job.detail, ...job.workers].find(({ jobId }) => jobId === id) ?? []) : [];
+      }),
     }),
-    '/v1/listjobs': ({ filters, jobStatus }: { filters?: { values: string[] }[]; jobStatus?: string }) => ({
-      jobSummaryList: jobs
-        .map(({ detail }) => detail)
-        .filter(({ jobName, status }) =>
+    '/v1/listjobs': (query: { filters?: { values: string[] }[]; jobStatus?: string; arrayJobId?: string }) => {
+      const { filters, jobStatus, arrayJobId } = query;
+      const among = arrayJobId === undefined ? jobs.map(({ detail }) => detail) : (find(arrayJobId)?.workers ?? []);
+      return {
+        jobSummaryList: among.filter(({ jobName, status }) =>
           filters === undefined ? status === jobStatus : filters[0]?.values[0] === jobName,
         ),
-    }),
+      };
+    },
     '/v1/terminatejob': ({ jobId, reason }: { jobId: string; reason: string }) => {
       const job = find(jobId);
       if (job !== undefined) job.terminated = reason;

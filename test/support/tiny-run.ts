@@ -32,15 +32,34 @@ export async function attempt(
   stopAfter = Infinity,
   checkpointGapMs?: number,
 ): Promise<void> {
-  const job = await JobFolder.claim(store, prefix);
+  await live(store, await JobFolder.claim(store, prefix), { stopAfter, checkpointGapMs });
+}
+
+/** Of a comparison, one worker among several.  @param shared attempt that they share   @param schemeNumber from 1 on */
+export async function attemptScheme(
+  store: Store,
+  prefix: string,
+  { shared, schemeNumber, stopAfter = Infinity }: { shared: number; schemeNumber: number; stopAfter?: number },
+): Promise<void> {
+  await live(store, await JobFolder.join(store, prefix, shared), { stopAfter, checkpointGapMs: 0, schemeNumber });
+}
+
+async function live(
+  store: Store,
+  job: JobFolder | null,
+  options: { stopAfter: number; checkpointGapMs: number | undefined; schemeNumber?: number },
+): Promise<void> {
   if (job === null) throw new Error('the job has ended');
-  let left = stopAfter;
+  const { checkpointGapMs, schemeNumber } = options;
+  let left = options.stopAfter;
   try {
     await runJob({
       store,
       job,
       forcedEngine: testEngine,
       scratchFolder: tmpdir(),
+      schemeNumber,
+      peakBytes: () => process.memoryUsage.rss(),
       stopRequested: () => left-- <= 0,
       checkpointGapMs,
     });

@@ -11,9 +11,13 @@
  *
  * A claim that was not followed by an id is looked up in Batch by the job's name, which nobody else uses, before anybody
  * submits again. What Batch says of a job comes by its events; `reconcile` asks for what was missed.
+ *
+ * A comparison is two jobs of Batch: an array job with a worker for each scheme that has no result, and one that waits for all of
+ * them, tries what they have left, and merges. The latter counts: whatever became of the array, its end is the job's.
  */
-import type { BatchClient, BatchClientConfig, JobDetail } from '@aws-sdk/client-batch';
-import { exitCodes, terminalStatuses, type JobError } from 'cherryq/contract';
+import type { BatchClient, BatchClientConfig, JobDetail, SubmitJobCommandInput } from '@aws-sdk/client-batch';
+import { exitCodes, schemesOf, terminalStatuses, type JobError } from 'cherryq/contract';
+import { schemeResult } from '@cherryq/batch-jobs/planning';
 import { createNumbered, messageOf, numberedKey, readLatestNumbered } from '@cherryq/batch-jobs/storage';
 import { decodeTime } from 'ulid';
 import { z } from 'zod';
@@ -92,15 +96,22 @@ export interface Reconciled {
   readonly ended: number;
 }
 
+const batchJobsSchema = z.object({
+  batchJobId: z.string(),
+  /** That it waits for; null where there is none. */
+  arrayJobId: z.string().nullable().default(null),
+});
+type BatchJobs = z.infer<typeof batchJobsSchema>;
+
 const entrySchema = z.discriminatedUnion('type', [
   z.object({ type: z.literal('claimed'), time: z.iso.datetime() }),
   z.object({
     type: z.literal('submitted'),
-    batchJobId: z.string(),
+    ...batchJobsSchema.shape,
     /** Keys of checkpoints when it was submitted. */
     checkpoints: z.array(z.string()),
   }),
-  z.object({ type: z.literal('stopped'), time: z.iso.datetime(), batchJobId: z.string() }),
+  z.object({ type: z.literal('stopped'), time: z.iso.datetime(), ...batchJobsSchema.shape }),
 ]);
 type Entry = z.infer<typeof entrySchema>;
 type Submitted = Extract<Entry, { type: 'submitted' }>;
@@ -153,9 +164,9 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     const claim: Entry = { type: 'claimed', time: new Date(began).toISOString() };
     if (!(await append(job, after + 1, claim))) return false;
     const checkpoints = await checkpointKeys(store, job);
-    let batchJobId: string;
+    let submitted: BatchJobs;
     try {
-      batchJobId = await submitOnce(job, began + submitWithinMs, after > 0, await stoppedIds(job, after));
+      submitted = await submitBatchJobs(job, began + submitWithinMs, after > 0, await stoppedIds(job, after));
     } catch (error) {
       if (!isUnknownDefinition(error)) throw error;
       const message = `AWS Batch does not take jobs of tenant ${job.tenant}: ${messageOf(error)}. Add the tenant to cherryq:tenants of the install and deploy it.`;
@@ -163,16 +174,17 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       await finishJob(store, job, clock);
       return false;
     }
-    if (await append(job, after + 2, { type: 'submitted', batchJobId, checkpoints })) {
+    if (await append(job, after + 2, { type: 'submitted', ...submitted, checkpoints })) {
       const status = (await readLatestState(store, job))?.status ?? 'queued';
       // Cancelled or paused in between, when there was nothing to stop yet.
-      if (terminalStatuses.has(status)) await terminate(batchJobId, 'the job was cancelled');
+      if (terminalStatuses.has(status)) await terminate(submitted, 'the job was cancelled');
       if (status === 'paused') await pause(job);
       return true;
     }
     // So slow that another took the claim for dead: the other's counts.
     const now = (await latestEntry(job))?.entry;
-    if (now?.type !== 'submitted' || now.batchJobId !== batchJobId) await terminate(batchJobId, 'submitted twice');
+    const counts = now?.type === 'submitted' ? idsOf(now) : [];
+    for (const id of idsOf(submitted)) if (!counts.includes(id)) await terminateOne(id, 'submitted twice');
     return false;
   }
 
@@ -188,7 +200,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     for (let number = 1; number <= upTo; number++) {
       const body = await store.get(numberedKey(entriesPrefix(job), digits, '.json', number));
       const entry = body && entrySchema.parse(decodeJson(body));
-      if (entry?.type === 'stopped') ids.add(entry.batchJobId);
+      if (entry?.type === 'stopped') for (const id of idsOf(entry)) ids.add(id);
     }
     return ids;
   }
@@ -196,34 +208,72 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   async function pause(job: JobRef): Promise<void> {
     const latest = await latestEntry(job);
     if (latest?.entry.type !== 'submitted') return;
-    const { batchJobId } = latest.entry;
-    const stopped: Entry = { type: 'stopped', time: new Date(clock.now()).toISOString(), batchJobId };
-    if (await append(job, latest.number + 1, stopped)) await terminate(batchJobId, 'the job was paused');
+    const { batchJobId, arrayJobId } = latest.entry;
+    const stopped: Entry = { type: 'stopped', time: new Date(clock.now()).toISOString(), batchJobId, arrayJobId };
+    if (await append(job, latest.number + 1, stopped)) await terminate(stopped, 'the job was paused');
+  }
+
+  /** Numbers of the schemes of a comparison that have left no result, here or where the job goes on from; none of other jobs. */
+  async function schemesLeft(job: JobRef): Promise<number[]> {
+    const spec = await readSpec(store, job);
+    if (spec?.kind !== 'compare' || spec.comparison === undefined) return [];
+    const folders = [`${job.prefix}/checkpoints/`, ...(spec.checkpointsFrom === null ? [] : [spec.checkpointsFrom])];
+    const left: number[] = [];
+    for (const index of schemesOf({ scheme: spec.scheme, comparison: spec.comparison }).keys()) {
+      const found = await Promise.all(folders.map((folder) => store.head(folder + schemeResult(index + 1))));
+      if (found.every((result) => result === null)) left.push(index + 1);
+    }
+    return left;
   }
 
   /**
    * @param mayBeThere whether an earlier claim may have got as far as Batch   @param stopped Batch jobs that do not count
-   * @returns the id in Batch
+   * @returns the ids in Batch
    */
-  async function submitOnce(
+  async function submitBatchJobs(
     job: JobRef,
     until: number,
     mayBeThere: boolean,
     stopped: ReadonlySet<string>,
+  ): Promise<BatchJobs> {
+    const there = mayBeThere ? await findActive(job, nameOf(job), stopped) : null;
+    if (there !== null) return { batchJobId: there, arrayJobId: arrayOf(await describeJob(there)) };
+    const look = { until, mayBeThere, stopped };
+    const schemes = await schemesLeft(job);
+    if (schemes.length < 2)
+      return { batchJobId: await submitOnce(job, { jobName: nameOf(job) }, look), arrayJobId: null };
+    const attempt = ((await readLatestState(store, job))?.attempt ?? 0) + 1;
+    const array = {
+      jobName: arrayNameOf(job),
+      arrayProperties: { size: schemes.length },
+      environment: { CHERRYQ_SCHEMES: schemes.join(), CHERRYQ_ATTEMPT: String(attempt) },
+    };
+    const arrayJobId = await submitOnce(job, array, look);
+    const merge = { jobName: nameOf(job), dependsOn: [{ jobId: arrayJobId }] };
+    return { batchJobId: await submitOnce(job, merge, look), arrayJobId };
+  }
+
+  /** @returns the id in Batch */
+  async function submitOnce(
+    job: JobRef,
+    {
+      environment = {},
+      ...input
+    }: Pick<SubmitJobCommandInput, 'jobName' | 'arrayProperties' | 'dependsOn'> & {
+      readonly jobName: string;
+      readonly environment?: Readonly<Record<string, string>>;
+    },
+    { until, mayBeThere, stopped }: { until: number; mayBeThere: boolean; stopped: ReadonlySet<string> },
   ): Promise<string> {
     const { sdk, once } = await batch();
     const { jobQueue, jobDefinition } = await targetOf(job);
+    const variables = { CHERRYQ_STORE: storeUrl, CHERRYQ_JOB: job.prefix, ...environment };
     const command = new sdk.SubmitJobCommand({
-      jobName: nameOf(job),
+      ...input,
       jobQueue,
       jobDefinition: jobDefinition.replaceAll('{tenant}', job.tenant),
       shareIdentifier: shareOf(job),
-      containerOverrides: {
-        environment: [
-          { name: 'CHERRYQ_STORE', value: storeUrl },
-          { name: 'CHERRYQ_JOB', value: job.prefix },
-        ],
-      },
+      containerOverrides: { environment: Object.entries(variables).map(([name, value]) => ({ name, value })) },
       retryStrategy: {
         attempts: batchAttempts,
         evaluateOnExit: [
@@ -238,7 +288,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       propagateTags: true,
     });
     for (let look = mayBeThere; ; look = true) {
-      const there = look ? await findActive(job, stopped) : null;
+      const there = look ? await findActive(job, input.jobName, stopped) : null;
       if (there !== null) return there;
       if (clock.now() >= until) throw new Error(`job ${job.id} could not be submitted to AWS Batch in time`);
       try {
@@ -256,23 +306,30 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
     }
   }
 
-  /** The Batch job of our job that has not ended, and is not one of those that are to stop. */
-  async function findActive(job: JobRef, stopped: ReadonlySet<string> = new Set()): Promise<string | null> {
+  /** The Batch job of this name that has not ended, and is not one of those that are to stop. */
+  async function findActive(
+    job: JobRef,
+    name: string,
+    stopped: ReadonlySet<string> = new Set(),
+  ): Promise<string | null> {
     const { sdk, client } = await batch();
     const { jobQueue } = await targetOf(job);
-    const filters = [{ name: 'JOB_NAME', values: [nameOf(job)] }];
+    const filters = [{ name: 'JOB_NAME', values: [name] }];
     for (let nextToken: string | undefined; ;) {
       const page = await client.send(new sdk.ListJobsCommand({ jobQueue, filters, nextToken }));
-      const active = page.jobSummaryList?.find(
-        ({ jobId = '', status }) => status !== 'SUCCEEDED' && status !== 'FAILED' && !stopped.has(jobId),
-      );
+      const active = page.jobSummaryList?.find(({ jobId = '', status }) => !isOver(status) && !stopped.has(jobId));
       if (active?.jobId !== undefined) return active.jobId;
       nextToken = page.nextToken;
       if (nextToken === undefined) return null;
     }
   }
 
-  async function terminate(jobId: string, reason: string): Promise<void> {
+  /** What waits first, so that it does not begin. */
+  async function terminate(jobs: BatchJobs, reason: string): Promise<void> {
+    for (const id of idsOf(jobs)) await terminateOne(id, reason);
+  }
+
+  async function terminateOne(jobId: string, reason: string): Promise<void> {
     const { sdk, client } = await batch();
     await client.send(new sdk.TerminateJobCommand({ jobId, reason }));
   }
@@ -295,16 +352,38 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       return false;
     }
     const ended = await sealJob(store, job, clock);
-    switch (detail.status) {
-      case 'SUCCEEDED':
-      case 'FAILED':
-        if (!ended && !(await settleEnd(job, newest, detail))) return false;
-        return finishJob(store, job, clock);
-      default:
-        if (ended && detail.jobId !== undefined) await terminate(detail.jobId, 'the job has ended');
-        else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail);
-        return false;
+    if (!isOver(detail.status)) {
+      if (ended) await terminate(newest.entry, 'the job has ended');
+      else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail);
+      return false;
     }
+    const { arrayJobId } = newest.entry;
+    const array = arrayJobId === null ? null : await describeJob(arrayJobId);
+    if (array !== null && !isOver(array.status)) {
+      // Its workers still have the job's folder. Batch tells when they have stopped.
+      await terminateOne(array.jobId ?? '', 'the job has ended');
+      return false;
+    }
+    const cause = detail.status === 'FAILED' && array?.status === 'FAILED' ? await failedWorkerOf(array) : detail;
+    if (!ended && !(await settleEnd(job, newest, cause ?? detail))) return false;
+    return finishJob(store, job, clock);
+  }
+
+  /** The first worker of an array job that failed, for which what waits for the array has failed too. */
+  async function failedWorkerOf({ jobId: arrayJobId }: JobDetail): Promise<JobDetail | null> {
+    const { sdk, client } = await batch();
+    const page = await client.send(new sdk.ListJobsCommand({ arrayJobId, jobStatus: 'FAILED' }));
+    const id = page.jobSummaryList?.[0]?.jobId;
+    return id === undefined ? null : describeJob(id);
+  }
+
+  /** Acts on what Batch says of the array job that a job waits for, or of one of its workers. */
+  async function settleArray(job: JobRef, newest: { number: number; entry: Submitted }, detail: BatchDetail) {
+    if (await sealJob(store, job, clock)) await terminate(newest.entry, 'the job has ended');
+    else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail);
+    if (detail.jobId !== newest.entry.arrayJobId || !isOver(detail.status)) return;
+    const last = await describeJob(newest.entry.batchJobId);
+    if (last !== null && isOver(last.status)) await settle(job, newest, last);
   }
 
   /** @returns whether the job has ended; false: it was submitted again */
@@ -351,7 +430,7 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
 
     async cancel(job) {
       const latest = await latestEntry(job);
-      if (latest?.entry.type === 'submitted') await terminate(latest.entry.batchJobId, 'the job was cancelled');
+      if (latest?.entry.type === 'submitted') await terminate(latest.entry, 'the job was cancelled');
       if (latest?.entry.type === 'stopped') await finishJob(store, job, clock);
     },
 
@@ -378,9 +457,13 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       if (tenant === undefined || id === undefined) return;
       const job = jobRef(tenant, id);
       const { number, entry } = (await latestEntry(job)) ?? {};
-      // Of an earlier Batch job, or of one that has no entry yet; `reconcile` comes to the latter.
-      if (number === undefined || entry?.type !== 'submitted' || entry.batchJobId !== detail.jobId) return;
-      await settle(job, { number, entry }, detail);
+      // There is no entry yet, or the job was paused; `reconcile` comes to the former.
+      if (number === undefined || entry?.type !== 'submitted') return;
+      // Workers of an array job have its id and their number.
+      const [batchJobId] = detail.jobId?.split(':') ?? [];
+      if (batchJobId === entry.batchJobId) await settle(job, { number, entry }, detail);
+      else if (batchJobId === entry.arrayJobId) await settleArray(job, { number, entry }, detail);
+      // Others are of an earlier entry.
     },
 
     async reconcile() {
@@ -424,8 +507,10 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
       return 'ended';
     }
     if (await sealJob(store, job, clock)) {
-      const orphan = latest === null ? null : await findActive(job);
-      if (orphan !== null) await terminate(orphan, 'the job has ended');
+      for (const name of latest === null ? [] : [nameOf(job), arrayNameOf(job)]) {
+        const orphan = await findActive(job, name);
+        if (orphan !== null) await terminateOne(orphan, 'the job has ended');
+      }
       await finishJob(store, job, clock);
       return 'ended';
     }
@@ -439,6 +524,12 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
 const entriesPrefix = (job: JobRef): string => `${job.prefix}/batch/`;
 /** Ids are ULIDs, so no tenant has another's. */
 const nameOf = ({ id }: JobRef): string => `cherryq-${id}`;
+const arrayNameOf = (job: JobRef): string => `${nameOf(job)}-schemes`;
+/** The one that waits for the other first. */
+const idsOf = ({ batchJobId, arrayJobId }: BatchJobs): string[] =>
+  arrayJobId === null ? [batchJobId] : [batchJobId, arrayJobId];
+const arrayOf = (detail: JobDetail | null): string | null => detail?.dependsOn?.[0]?.jobId ?? null;
+const isOver = (status: string | undefined): boolean => status === 'SUCCEEDED' || status === 'FAILED';
 /** Tenants share the machines fairly. Batch takes letters and digits only, so others are written by their code. */
 const shareOf = ({ tenant }: JobRef): string =>
   tenant.replaceAll(/[^A-Za-z0-9]/g, (character) => `Z${character.charCodeAt(0).toString(16)}Z`);

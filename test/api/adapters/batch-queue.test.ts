@@ -3,7 +3,7 @@ import type { Job, JobEvent, JobState, JobStatus } from 'cherryq/contract';
 import { jobSchema, jobStateSchema, pageOf } from 'cherryq/contract';
 import type { Store } from '@cherryq/batch-jobs/storage';
 import { createNumbered } from '@cherryq/batch-jobs/storage';
-import type { BatchDetail, BatchQueue } from '../../../api/src/adapters/batch-queue.ts';
+import type { BatchDetail } from '../../../api/src/adapters/batch-queue.ts';
 import { createBatchQueue } from '../../../api/src/adapters/batch-queue.ts';
 import { createApp } from '../../../api/src/app.ts';
 import {
@@ -14,51 +14,17 @@ import {
   readLatestState,
   readSpec,
 } from '../../../api/src/job-log.ts';
-import type { Clock } from '../../../api/src/ports.ts';
 import { localKeys } from '../../../api/src/ports.ts';
 import { eventsOf, jsonRequest, read, uploadModel } from '../../support/api.ts';
-import type { BatchServer } from '../../support/batch-server.ts';
-import { startBatchServer } from '../../support/batch-server.ts';
-import type { FaultyProxy } from '../../support/faulty-proxy.ts';
-import { startFaultyProxy } from '../../support/faulty-proxy.ts';
-import { temporaryStore } from '../../support/temporary-store.ts';
+import type { BatchSetup } from '../../support/batch-setup.ts';
+import { gpus, openBatch } from '../../support/batch-setup.ts';
 
 const minute = 60_000;
-const gpus = [{ machine: 'this machine', jobQueue: 'gpus', jobDefinition: 'worker-{tenant}' }];
 
-interface Setup {
-  readonly batch: BatchServer;
-  readonly proxy: FaultyProxy;
-  readonly store: Store;
-  readonly clock: Clock;
-  readonly queue: BatchQueue;
-  readonly app: ReturnType<typeof createApp>;
-  /** Milliseconds that the clock is ahead. */
-  wait(ms: number): void;
-  /** A queue in another process. */
-  another(): BatchQueue;
-}
-let at: Setup;
+let at: BatchSetup;
 
 beforeEach(async () => {
-  const batch = await startBatchServer();
-  const proxy = await startFaultyProxy(batch.url);
-  const store = await temporaryStore();
-  let ahead = 0;
-  const clock = { now: () => Date.now() + ahead };
-  const another = (): BatchQueue =>
-    createBatchQueue({
-      store,
-      storeUrl: 's3://bucket/prefix',
-      clock,
-      logger: () => undefined,
-      targets: gpus,
-      installName: 'research',
-      client: { ...batch.client, endpoint: proxy.url },
-    });
-  const queue = another();
-  const app = createApp({ store, queue, clock, logger: () => undefined, keys: localKeys, version: '1.2.3' });
-  at = { batch, proxy, store, clock, queue, app, another, wait: (ms) => void (ahead += ms) };
+  at = await openBatch();
 });
 
 const create = async (): Promise<Job> => {
