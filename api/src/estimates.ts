@@ -2,13 +2,8 @@
  * What a job needs and what it costs, before it runs. Memory, disk and output follow from the model's config and the settings
  * (the trainer's `planJob`); time from how fast the tenant's last jobs went, or, before there are any, from the machine's entry.
  */
-import {
-  computingPhases,
-  measuresDivergence,
-  planJob,
-  type JobPlan,
-  type KnownFigures,
-} from '@cherryq/batch-jobs/planning';
+import { computingPhases, measuresDivergence, planJob } from '@cherryq/batch-jobs/planning';
+import type { JobPlan, KnownFigures, PhaseWork } from '@cherryq/batch-jobs/planning';
 import { InputError } from '@cherryq/batch-jobs/storage';
 import {
   anyResultOf,
@@ -27,7 +22,7 @@ import type { JobReader } from './job-reader.ts';
 import { namesNewestFirst } from './list-keys.ts';
 import { idsNewestFirst } from './newest-first.ts';
 import { ProblemError } from './problems.ts';
-import type { Store } from './ports.ts';
+import type { Queue, Store } from './ports.ts';
 import type { Upload } from './uploads.ts';
 
 export interface EstimatedJob {
@@ -59,10 +54,13 @@ export function createEstimator({
   store,
   reader,
   machines,
+  schemesAtOnce = false,
 }: {
   store: Store;
   reader: Pick<JobReader, 'read'>;
   machines: readonly Machine[];
+  /** As the queue has it. */
+  schemesAtOnce?: Queue['schemesAtOnce'];
 }): Estimator {
   async function configOf(prefix: string): Promise<Record<string, unknown>> {
     const body = await store.get(`${prefix}config.json`, { start: 0, end: maxConfigBytes });
@@ -135,8 +133,8 @@ export function createEstimator({
           known: knownOf(history, request, model, runs),
           engine: runs,
         });
-        const seconds = machine.startSeconds + secondsOf(plan, speed, machine);
-        const dollars = machine.dollarsPerHour === null ? null : (machine.dollarsPerHour * seconds) / 3600;
+        const { seconds, machineSeconds } = timesOf(plan, speed, machine, schemesAtOnce);
+        const dollars = machine.dollarsPerHour === null ? null : (machine.dollarsPerHour * machineSeconds) / 3600;
         return { machine, plan, seconds, dollars, fits: fits(plan, machine) };
       });
       const free = (await store.freeBytes?.()) ?? Number.POSITIVE_INFINITY;
@@ -228,8 +226,24 @@ function medianOf(values: readonly number[]): number | undefined {
   return below === undefined || above === undefined ? undefined : (below + above) / 2;
 }
 
+/** @returns seconds until it is done, and those of all machines that it takes */
+function timesOf(
+  { work, apart }: JobPlan,
+  speed: Speed,
+  machine: Machine,
+  schemesAtOnce: boolean,
+): { seconds: number; machineSeconds: number } {
+  const alone = (part: PhaseWork): number => machine.startSeconds + secondsOf(part, speed, machine);
+  if (apart === undefined || apart.schemes.length < 2 || !schemesAtOnce) {
+    const seconds = alone(work);
+    return { seconds, machineSeconds: seconds };
+  }
+  const [each, merge] = [apart.schemes.map(alone), alone(apart.merge)];
+  return { seconds: Math.max(...each) + merge, machineSeconds: each.reduce((sum, seconds) => sum + seconds, merge) };
+}
+
 /** Phases that no job has shown yet go as fast as the others that compute, or else as the machine's entry says. */
-function secondsOf({ work }: JobPlan, speed: Speed, machine: Machine): number {
+function secondsOf(work: PhaseWork, speed: Speed, machine: Machine): number {
   const computing = medianOf(computingPhases.flatMap((phase) => speed.get(phase) ?? [])) ?? 1;
   let seconds = 0;
   for (const phase of phaseNames) {

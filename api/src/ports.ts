@@ -13,6 +13,8 @@ export interface JobRef {
 }
 
 export interface Queue {
+  /** Whether the schemes of a comparison are tried at once, each on a machine of its own; absent: one after the other on one. */
+  readonly schemesAtOnce?: boolean;
   /** Takes a job to run once, sooner or later; a job that is already waiting or running is left as it is. */
   submit(job: JobRef): Promise<void>;
   /** Drops a waiting job or stops a running one. The caller has already made its state final. */

@@ -52,7 +52,8 @@ export function createServices(deps: ServiceDeps): Services {
   const datasets = createUploads('dataset', deps);
   const meter = createMeter({ ...deps, models, datasets, defaults: deps.limits });
   const machines = deps.machines ?? [thisMachine()];
-  const estimator = createEstimator({ store: deps.store, reader, machines });
+  const { schemesAtOnce } = deps.queue;
+  const estimator = createEstimator({ store: deps.store, reader, machines, schemesAtOnce });
   const jobs = createJobs({ ...deps, reader, models, datasets, meter, estimator });
   const webhooks = createWebhooks({ ...deps, networks: deps.webhookNetworks ?? [] });
   const imports = createImports({
@@ -68,16 +69,15 @@ export function createServices(deps: ServiceDeps): Services {
 }
 
 /** As it is found here: TensorFlow on all cores is the larger user of memory. Of operations, what a core was seen to do. */
-export function thisMachine(engine: Machine['engine'] = 'native'): Machine {
-  const operationsPerSecond = (engine === 'native' ? 40e9 : 16e9) * availableParallelism();
+function thisMachine(): Machine {
   return {
     name: 'this machine',
-    engine,
+    engine: 'native',
     startSeconds: 0,
     hostBytes: totalmem(),
     deviceBytes: null,
     dollarsPerHour: null,
-    operationsPerSecond,
+    operationsPerSecond: 40e9 * availableParallelism(),
   };
 }
 

@@ -141,11 +141,11 @@ function schemesIn({ scheme, comparison = { schemes: [{}] } }: JobSpec): Scheme[
   return schemesOf({ scheme, comparison });
 }
 
-/** @throws InputError when the job has no such scheme */
+/** @throws Error when the job has no such scheme */
 function sharedProgress({ store, job }: RunOptions, number: number): SharedProgress {
   const keys = schemesIn(job.spec).map((_, index) => `${job.prefix}scratch/${schemeShare(index + 1)}`);
   if (keys[number - 1] === undefined)
-    throw new InputError('bad_setting', `The job has ${keys.length} schemes, and scheme ${number} is to be tried.`);
+    throw new Error(`the job has ${keys.length} schemes, and number ${number} is to be tried`);
   return new SharedProgress(store, keys, number);
 }
 

@@ -53,6 +53,14 @@ export interface JobPlan {
   readonly operations: number;
   /** What each phase has to do: operations, or, where the phase computes none, parameters to go through. */
   readonly work: PhaseWork;
+  /** Of a comparison, for where its schemes are tried at once. */
+  readonly apart?: WorkApart;
+}
+
+/** What there is to do where a worker tries each scheme alone, and one more merges. */
+export interface WorkApart {
+  readonly schemes: readonly PhaseWork[];
+  readonly merge: PhaseWork;
 }
 
 export type PhaseWork = Readonly<Partial<Record<Phase, number>>>;
@@ -148,6 +156,7 @@ function planComparison(job: PlannedJob, config: DecoderConfig): JobPlan {
     outputBytes: { native: null, hf: null },
     operations: operationsIn(work),
     work,
+    apart: { schemes: own.map((one) => one.work), merge: original.work },
   };
 }
 

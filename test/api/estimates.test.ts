@@ -40,8 +40,9 @@ async function open(machines: Machine[]): Promise<void> {
 }
 
 /** As after a restart. */
-function serve(machines: Machine[]): void {
-  const services = createServices({ ...api, clock: systemClock, machines });
+function serve(machines: Machine[], schemesAtOnce = false): void {
+  const queue = { ...api.queue, schemesAtOnce };
+  const services = createServices({ ...api, queue, clock: systemClock, machines });
   app = createApp({ ...api, services, clock: systemClock, keys: localKeys, version: '1', logger: () => undefined });
 }
 
@@ -240,6 +241,30 @@ describe('an estimate', () => {
       evaluation: { datasetId },
     };
     expect(await trips(compared)).toBeCloseTo(2, 6);
+  });
+
+  it('of a comparison whose schemes are tried at once takes as long as the longest, at the price of all', async () => {
+    const machines = [{ ...gpu, hostBytes: 256e9 }];
+    await open(machines);
+    const [modelId, datasetId, calibrationDatasetId] = [await modelOf(llama7b), await textOf(40_000), await textOf(99)];
+    const request: CreateJob = {
+      kind: 'compare',
+      modelId,
+      calibrationDatasetId,
+      evaluation: { datasetId },
+      comparison: { schemes: [{ method: 'rtn' }, { method: 'qat' }, { method: 'qat', bits: 4 }] },
+      training: { tokens: 2 ** 16, sequenceLength: 2048, batchSize: 4 },
+    };
+    const evaluated = (2 * (6_476_005_376 + 32_000 * 4096) * 10_000) / 4e12;
+    const trained = (3 * evaluated * 2 ** 16) / 10_000;
+    const dollars = (seconds: number): unknown => expect.closeTo((1.212 * seconds) / 3600, 9);
+    const one = await estimate(request);
+    expect(one.seconds).toBeCloseTo(60 + 4 * evaluated + 2 * trained, 6);
+    expect(one.machines).toMatchObject([{ dollars: dollars(one.seconds) }]);
+    serve(machines, true);
+    const many = await estimate(request);
+    expect(many.seconds).toBeCloseTo(2 * (60 + evaluated) + trained, 6);
+    expect(many.machines).toMatchObject([{ dollars: dollars(one.seconds + 3 * 60) }]);
   });
 
   it('learns from jobs that have ended, however many wait', async () => {

@@ -63,7 +63,7 @@ describe('a job folder', () => {
     expect(joined.map((job) => job?.attempt)).toEqual([1, 1, 1, 1]);
     expect(joined.filter((job) => job?.beganAttempt)).toHaveLength(1);
     expect(new Set(joined.map((job) => job?.firstStart.getTime())).size).toBe(1);
-    await Promise.all(joined.map((job) => job?.assertCurrent()));
+    for (const job of joined) await job?.assertCurrent();
     const next = await claim(store, prefix);
     expect(next).toMatchObject({ attempt: 2, beganAttempt: true });
     await expect(joined[0]?.assertCurrent()).rejects.toThrow(InterruptedError);

@@ -122,16 +122,19 @@ export async function runInstall(moto: Moto, parts: InstallParts): Promise<Priva
     const ids: string[] = [];
     for (const jobStatus of ['SUBMITTED', 'RUNNABLE', 'RUNNING', 'SUCCEEDED', 'FAILED'] as const) {
       const page = await batch.send(new ListJobsCommand({ jobQueue, jobStatus }));
-      for (const { jobId } of page.jobSummaryList ?? []) if (jobId !== undefined) ids.push(jobId);
+      // Batch lists the workers of an array job with that job alone; moto, with all others.
+      for (const { jobId } of page.jobSummaryList ?? []) if (jobId?.includes(':') === false) ids.push(jobId);
     }
     const { jobs = [] } = ids.length === 0 ? {} : await batch.send(new DescribeJobsCommand({ jobs: ids }));
     return jobs;
   }
 
-  async function runContainer(detail: JobDetail): Promise<void> {
+  /** @param index of a worker of an array job   @returns whether it came through */
+  async function runContainer(detail: JobDetail, index?: number): Promise<boolean> {
     const { command = [], environment: variables = [] } = detail.container ?? {};
     const tell = (change: Partial<JobDetail>): Promise<void> => {
-      const said = { ...detail, ...change, container: { ...detail.container, ...change.container } };
+      const jobId = index === undefined ? detail.jobId : `${detail.jobId}:${index}`;
+      const said = { ...detail, ...change, jobId, container: { ...detail.container, ...change.container } };
       return functions.batchEvents({ detail: said as BatchDetail });
     };
     await tell({ status: 'RUNNABLE', statusReason: 'CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY - none is free' });
@@ -141,6 +144,7 @@ export async function runInstall(moto: Moto, parts: InstallParts): Promise<Priva
     const container = spawn(program, args, {
       env: {
         ...Object.fromEntries(variables.map(({ name, value }) => [name, value])),
+        ...(index === undefined ? {} : { AWS_BATCH_JOB_ARRAY_INDEX: String(index) }),
         // A folder of the machine, as its volumes are.
         CHERRYQ_SCRATCH: scratch,
         TMPDIR: scratch,
@@ -160,6 +164,17 @@ export async function runInstall(moto: Moto, parts: InstallParts): Promise<Priva
       statusReason: 'Essential container in task exited',
       container: { exitCode: exitCode ?? 137 },
     });
+    return exitCode === 0;
+  }
+
+  /** The workers of an array job at once. */
+  async function runJob(detail: JobDetail): Promise<boolean> {
+    const size = detail.arrayProperties?.size;
+    if (size === undefined) return runContainer(detail);
+    const through = await Promise.all(Array.from({ length: size }, (_, index) => runContainer(detail, index)));
+    const isThrough = through.every(Boolean);
+    await functions.batchEvents({ detail: { ...detail, status: isThrough ? 'SUCCEEDED' : 'FAILED' } as BatchDetail });
+    return isThrough;
   }
 
   return {
@@ -180,17 +195,23 @@ export async function runInstall(moto: Moto, parts: InstallParts): Promise<Priva
         return new Response(isEmpty ? null : body, { status: answer.statusCode, headers: answer.headers });
       },
     async runBatch(signal) {
-      const known = new Set<string>();
-      const running: Promise<void>[] = [];
+      const running = new Map<string, Promise<boolean>>();
       while (!signal.aborted) {
         for (const detail of await submitted()) {
-          if (detail.jobId === undefined || known.has(detail.jobId)) continue;
-          known.add(detail.jobId);
-          running.push(runContainer(detail));
+          const { jobId, dependsOn = [] } = detail;
+          const before = dependsOn.map((each) => running.get(each.jobId ?? ''));
+          if (jobId === undefined || running.has(jobId) || before.includes(undefined)) continue;
+          const run = async (): Promise<boolean> => {
+            if ((await Promise.all(before)).every(Boolean)) return runJob(detail);
+            const statusReason = 'Dependent Job failed';
+            await functions.batchEvents({ detail: { ...detail, status: 'FAILED', statusReason } as BatchDetail });
+            return false;
+          };
+          running.set(jobId, run());
         }
         await sleep(100, undefined, { signal }).catch(() => undefined);
       }
-      await Promise.all(running);
+      await Promise.all(running.values());
     },
   };
 }

@@ -379,9 +379,12 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
 
   /** Acts on what Batch says of the array job that a job waits for, or of one of its workers. */
   async function settleArray(job: JobRef, newest: { number: number; entry: Submitted }, detail: BatchDetail) {
-    if (await sealJob(store, job, clock)) await terminate(newest.entry, 'the job has ended');
+    const ended = await sealJob(store, job, clock);
+    if (ended) await terminate(newest.entry, 'the job has ended');
     else if (detail.status === 'RUNNABLE') await noteWaiting(job, detail);
     if (detail.jobId !== newest.entry.arrayJobId || !isOver(detail.status)) return;
+    // What waits for it goes on by itself, unless it is over before it began.
+    if (!ended && detail.status === 'SUCCEEDED') return;
     const last = await describeJob(newest.entry.batchJobId);
     if (last !== null && isOver(last.status)) await settle(job, newest, last);
   }
@@ -420,6 +423,8 @@ export function createBatchQueue(options: BatchQueueOptions): BatchQueue {
   }
 
   const queue: BatchQueue = {
+    schemesAtOnce: true,
+
     async submit(job) {
       const latest = await latestEntry(job);
       if (latest?.entry.type === 'submitted') return;
