@@ -148,7 +148,7 @@ export function createEstimator({
       let reason: string | null = null;
       if (!chosen.fits) reason = reasonOf(model.name, chosen.plan, chosen.machine, fitting[0]?.machine, request.kind);
       else if (diskBytes > tolerance * free)
-        reason = `${model.name} needs about ${gigabytes(diskBytes)} of disk with these settings, and that of the store has ${gigabytes(free)} left. Free some space, or move the store to a larger disk`;
+        reason = `${model.name} needs about ${sizeOf(diskBytes)} of disk with these settings, and that of the store has room for ${sizeOf(free)}; free some space, or move the store to a larger disk`;
       return {
         object: 'estimate',
         allowed: reason === null,
@@ -348,3 +348,4 @@ function reasonOf(
 }
 
 const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(1)} GB`;
+const sizeOf = (bytes: number): string => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : gigabytes(bytes));

@@ -490,9 +490,9 @@ async function findInputs(
 }
 
 /** What one would change of a request that does not fit. */
-function paramOf({ machine, kind }: JobSettings): string {
+function paramOf({ machine, kind, scheme }: JobSettings): string {
   if (machine !== undefined) return 'machine';
-  return kind === 'evaluate' ? 'modelId' : 'training';
+  return kind === 'evaluate' || scheme.method === 'rtn' ? 'modelId' : 'training';
 }
 
 const hasConfig = ({ files }: Upload): boolean =>

@@ -193,7 +193,7 @@ describe('an estimate', () => {
     vi.spyOn(api.store, 'freeBytes').mockResolvedValue(diskBytes / 2);
     const found = await estimate({ modelId, calibrationDatasetId });
     expect(found.allowed).toBe(false);
-    expect(found.reason).toMatch(/needs about \d+\.\d GB of disk .* has \d+\.\d GB left/);
+    expect(found.reason).toMatch(/needs about \d+\.\d GB of disk .* has room for \d+\.\d GB; free some space/);
     const refused = await app.request('/v1/jobs', jsonRequest('POST', { modelId, calibrationDatasetId }));
     expect((await readProblem(refused, 'does_not_fit')).detail).toBe(found.reason);
   });

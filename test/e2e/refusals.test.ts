@@ -408,19 +408,20 @@ describe.runIf(canMount)('B14, B16: on a full disk', () => {
     writeFileSync(join(mount, 'filler'), Buffer.alloc(bavail * bsize - leftKib * 1024));
   }
 
-  const flags = ['--bits', '3', '--group-size', '16', '--sequence-length', '32', '--tokens', '4096'];
-
   it.each([
     { when: 'the model is declared', leftKib: 60, code: 'does_not_fit' },
-    { when: 'the job is created', leftKib: 136, code: 'storage_full' },
-    { when: 'the job begins', leftKib: 184, code: 'storage_full' },
+    { when: 'the model is uploaded', leftKib: 92, code: 'storage_full' },
+    { when: 'the job is created', leftKib: 184, code: 'does_not_fit' },
+    { when: 'the job begins', leftKib: 184, code: 'storage_full', method: 'rtn' },
     { when: 'the job saves a checkpoint', leftKib: 700, code: 'storage_full' },
-  ])('when $when: the command says so, the server answers on, and the next try succeeds', async ({ leftKib, code }) => {
+  ])('when $when: the command says so, the server answers on, and the next try succeeds', async (given) => {
+    const { leftKib, code, method = 'cherryq' } = given;
     full = await serve(join(mount, 'data'), { CHERRYQ_CHECKPOINT_SECONDS: '0' });
     fill(leftKib);
     const out = join(mount, 'out');
-    const texts = ['--calibration', calibration, '--out', out, '--server', full.url];
-    const failure = await refusalOf(['compress', model, ...flags, ...texts]);
+    const learns = ['--calibration', calibration, '--sequence-length', '32', '--tokens', '4096'];
+    const more = ['--method', method, ...(method === 'rtn' ? [] : learns), '--out', out, '--server', full.url];
+    const failure = await refusalOf(['compress', model, '--bits', '3', '--group-size', '16', ...more]);
     expect(failure).toMatchObject({ code, message: expect.stringMatching(/room.*free some space/i) });
     expect(existsSync(out)).toBe(false);
     const unfinished = /\/(artifacts|scratch|checkpoints|\.tmp)\//;
@@ -431,13 +432,14 @@ describe.runIf(canMount)('B14, B16: on a full disk', () => {
     for (const job of (await own.jobs.list()).data) expect(job).toMatchObject({ status: 'failed', result: null });
 
     rmSync(join(mount, 'filler'));
-    const again = await cherryq(['compress', model, ...flags, ...texts]);
+    const again = await cherryq(['compress', model, '--bits', '3', '--group-size', '16', ...more]);
     expect(again.exitCode, again.stderr).toBe(exitCodes.ok);
   });
 
   it('under --out: the command says so, leaves nothing that looks finished, and finishes later', async () => {
     fill(40);
     const out = join(mount, 'out');
+    const flags = ['--bits', '3', '--group-size', '16', '--sequence-length', '32', '--tokens', '4096'];
     const texts = ['--calibration', calibration, '--out', out, '--server', server.url];
     const failure = await refusalOf(['compress', model, ...flags, ...texts]);
     expect(failure).toMatchObject({ code: 'disk_full', message: expect.stringMatching(/has room for \d+ bytes/) });
