@@ -10,7 +10,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from 'vitest';
 import { startServer } from '@cherryq/api/serve';
 import { CherryQ } from 'cherryq';
-import { exitCodes } from 'cherryq/contract';
+import { exitCodes, type CreateJob } from 'cherryq/contract';
 import { createRandom } from '../../batch-jobs/src/numeric/random.ts';
 import { fileFolder, writeModelFolder, writeText } from './folders.ts';
 import { hashesOf, until } from './product.ts';
@@ -28,7 +28,12 @@ interface Container {
   readonly ended: Promise<number | null>;
 }
 
-function startContainer(dataDir: string, id: string, attempt: number): Container {
+function startContainer(
+  dataDir: string,
+  id: string,
+  attempt: number,
+  more: Readonly<Record<string, string>> = {},
+): Container {
   const child = spawn(process.execPath, [worker], {
     env: {
       ...process.env,
@@ -36,6 +41,7 @@ function startContainer(dataDir: string, id: string, attempt: number): Container
       CHERRYQ_JOB: `tenants/local/jobs/${id}`,
       CHERRYQ_CHECKPOINT_SECONDS: '0.1',
       AWS_BATCH_JOB_ATTEMPT: String(attempt),
+      ...more,
     },
     stdio: ['ignore', 'ignore', 'ignore'],
   });
@@ -50,8 +56,10 @@ function startContainer(dataDir: string, id: string, attempt: number): Container
   };
 }
 
+const training = { tokens: 40_960, batchSize: 4, sequenceLength: 32, learningRate: 5e-3, impactSamples: 768 };
+
 /** A job that waits in a store, whose server runs none.  @returns its id */
-async function waitingJob(dataDir: string): Promise<string> {
+async function waitingJob(dataDir: string, settings: object): Promise<string> {
   const server = await startServer({ storeFolder: dataDir, port: 0, concurrency: 0 });
   try {
     const client = new CherryQ({ baseUrl: server.url });
@@ -68,8 +76,8 @@ async function waitingJob(dataDir: string): Promise<string> {
       calibrationDatasetId: await text('calibration', 90_000, 1),
       evaluation: { datasetId: await text('evaluation', 20_000, 2) },
       scheme: { method: 'cherryq', bits: 3, groupSize: 16 },
-      training: { tokens: 40_960, batchSize: 4, sequenceLength: 32, learningRate: 5e-3, impactSamples: 768 },
-    });
+      ...settings,
+    } as CreateJob);
     return job.id;
   } finally {
     await server.close();
@@ -81,7 +89,7 @@ const artifactsOf = (dataDir: string, id: string): string => join(dataDir, 'tena
 
 it('B3: reclaimed at ten moments it ends with the same files, and each attempt ends as Batch is to start it again', async () => {
   const quiet = join(folder, 'quiet');
-  const quietId = await waitingJob(quiet);
+  const quietId = await waitingJob(quiet, { training });
   const began = Date.now();
   const undisturbed = startContainer(quiet, quietId, 1);
   await until('the first checkpoint', () => existsSync(join(quiet, 'tenants/local/jobs', quietId, 'checkpoints')));
@@ -90,7 +98,7 @@ it('B3: reclaimed at ten moments it ends with the same files, and each attempt e
   const workMs = Date.now() - began - startMs;
 
   const dataDir = join(folder, 'reclaimed');
-  const id = await waitingJob(dataDir);
+  const id = await waitingJob(dataDir, { training });
   const random = createRandom(20_261_123);
   const ends: (number | null)[] = [];
   for (let attempt = 1; attempt <= moments; attempt++) {
@@ -107,5 +115,43 @@ it('B3: reclaimed at ten moments it ends with the same files, and each attempt e
 
   const expected = hashesOf(artifactsOf(quiet, quietId));
   expect(Object.keys(expected)).toEqual(expect.arrayContaining(['manifest.json', 'model.safetensors']));
+  expect(hashesOf(artifactsOf(dataDir, id))).toEqual(expected);
+}, 240_000);
+
+it('the workers of a comparison, all at once and each reclaimed, leave the table of a worker that was alone', async () => {
+  const schemes = [
+    { method: 'qat', bits: 3 },
+    { method: 'cherryq', bits: 2 },
+    { method: 'cherryq', bits: 4 },
+  ];
+  const settings = {
+    kind: 'compare',
+    comparison: { schemes },
+    training: { ...training, tokens: 20_480, impactSamples: 256 },
+  } as const;
+  const alone = join(folder, 'alone');
+  const aloneId = await waitingJob(alone, settings);
+  expect(await startContainer(alone, aloneId, 1).ended).toBe(exitCodes.ok);
+
+  const dataDir = join(folder, 'at-once');
+  const id = await waitingJob(dataDir, settings);
+  const random = createRandom(7);
+  const shared = { CHERRYQ_SCHEMES: '1,2,3', CHERRYQ_ATTEMPT: '1' };
+  const work = async (index: number): Promise<(number | null)[]> => {
+    const ends: (number | null)[] = [];
+    for (let attempt = 1; attempt <= 3; attempt++) {
+      const container = startContainer(dataDir, id, attempt, { ...shared, AWS_BATCH_JOB_ARRAY_INDEX: String(index) });
+      await sleep(700 + 1500 * random());
+      ends.push(await container.reclaim());
+    }
+    const last = startContainer(dataDir, id, 4, { ...shared, AWS_BATCH_JOB_ARRAY_INDEX: String(index) });
+    expect(await last.ended).toBe(exitCodes.ok);
+    return ends;
+  };
+  const ends = (await Promise.all(schemes.map((_, index) => work(index)))).flat();
+  expect(ends.filter((code) => code === null || code === exitCodes.interrupted).length).toBeGreaterThan(2);
+  expect(await startContainer(dataDir, id, 1).ended).toBe(exitCodes.ok);
+  const expected = hashesOf(artifactsOf(alone, aloneId));
+  expect(Object.keys(expected)).toEqual(['comparison.json', 'manifest.json', 'report.html']);
   expect(hashesOf(artifactsOf(dataDir, id))).toEqual(expected);
 }, 240_000);
