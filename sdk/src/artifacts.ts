@@ -21,17 +21,19 @@ export class Artifacts {
   /**
    * One file as it comes, unchecked: its SHA-256 is the ETag, without quotes.
    * @param options.start first byte; status 206 then, or 200 and the whole file if it is no longer the one of `ifSha256`
+   * @param options.end byte to stop before; default: the end of the file
    * @param options.url where `list` says that the file is, for servers that leave it to their store; its ETag is another then
    */
   stream(
     jobId: string,
     path: string,
-    options: RequestOptions & { start?: number; ifSha256?: string; url?: string | null } = {},
+    options: RequestOptions & { start?: number; end?: number; ifSha256?: string; url?: string | null } = {},
   ): Promise<StreamedAnswer> {
-    const { start = 0, ifSha256, url: elsewhere, ...rest } = options;
+    const { start = 0, end, ifSha256, url: elsewhere, ...rest } = options;
     const headers: Record<string, string> = { Accept: '*/*' };
-    if (start > 0) headers['Range'] = `bytes=${start}-`;
-    if (start > 0 && ifSha256 !== undefined && !elsewhere) headers['If-Range'] = `"${ifSha256}"`;
+    const isRange = start > 0 || end !== undefined;
+    if (isRange) headers['Range'] = `bytes=${start}-${end === undefined ? '' : end - 1}`;
+    if (isRange && ifSha256 !== undefined && !elsewhere) headers['If-Range'] = `"${ifSha256}"`;
     const url = `/v1/jobs/${encodeURIComponent(jobId)}/artifacts/${encodePath(path)}`;
     return this.#transport.stream({ method: 'GET', path: url, url: elsewhere ?? undefined, headers }, rest);
   }

@@ -21,6 +21,7 @@ import { basename, dirname, join, resolve } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { integrityError } from './artifacts.ts';
+import type { StreamedAnswer } from './client.ts';
 import type {
   AnalysisResult,
   ArtifactFile,
@@ -37,7 +38,7 @@ import type {
   Model,
   UploadFile,
 } from './contract/index.ts';
-import { InputError, JobFailedError } from './errors.ts';
+import { ConnectionError, InputError, JobFailedError } from './errors.ts';
 import { estimateByConfig } from './estimate-by-config.ts';
 import {
   CherryQ as Client,
@@ -556,6 +557,10 @@ async function urlOf(client: Client, jobId: string, path: string, signal?: Abort
 }
 const mostThroughApi = 4 * 2 ** 20;
 
+/** A file that lacks more than one comes in parts of so many bytes, some at once. */
+const partBytes = 4 * 2 ** 20;
+const partsAtOnce = 4;
+
 /** Fetches what the part lacks.  @returns SHA-256 of the part, then whole */
 async function continuePart(
   client: Client,
@@ -569,22 +574,82 @@ async function continuePart(
   let start = had !== null && had < sizeBytes ? had : 0;
   let hash = createHash('sha256');
   if (start > 0) await addFile(hash, part, signal);
-  if (sizeBytes > 0) {
-    const url = sizeBytes > mostThroughApi ? await urlOf(client, jobId, path, signal) : null;
-    const answer = await client.artifacts.stream(jobId, path, { start, ifSha256: sha256, url, signal });
-    if (answer.status !== 206) [start, hash] = [0, createHash('sha256')];
-    let received = start;
-    const count = async function* (chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-      for await (const chunk of chunks) {
-        hash.update(chunk);
-        onBytes((received += chunk.byteLength));
-        yield chunk;
-      }
-    };
-    const body = Readable.fromWeb(answer.body as Parameters<typeof Readable.fromWeb>[0]);
-    await pipeline(body, count, createWriteStream(part, { flags: start > 0 ? 'a' : 'w' }), { signal });
-  } else await writeFile(part, '');
+  if (sizeBytes === 0) {
+    await writeFile(part, '');
+    return hash.digest('hex');
+  }
+  // What is under way ends with the first that fails.
+  const stop = new AbortController();
+  const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+  const url = sizeBytes > mostThroughApi ? await urlOf(client, jobId, path, signal) : null;
+  const fetchFrom = (from: number, end?: number): Promise<StreamedAnswer> =>
+    client.artifacts.stream(jobId, path, { start: from, end, ifSha256: sha256, url, signal: either });
+  const isLarge = sizeBytes - start > partBytes;
+  const answer = await fetchFrom(start, isLarge ? start + partBytes : undefined);
+  if (answer.status !== 206) [start, hash] = [0, createHash('sha256')];
+  let received = start;
+  const counted = async function* ({ body }: StreamedAnswer): AsyncGenerator<Uint8Array> {
+    for await (const chunk of Readable.fromWeb(body as Parameters<typeof Readable.fromWeb>[0])) {
+      onBytes((received += (chunk as Uint8Array).byteLength));
+      yield chunk as Uint8Array;
+    }
+  };
+  const chunks =
+    isLarge && answer.status === 206 ? inParts(answer, fetchFrom, counted, { start, sizeBytes }) : counted(answer);
+  const hashed = async function* (all: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+    for await (const chunk of all) {
+      hash.update(chunk);
+      yield chunk;
+    }
+  };
+  try {
+    await pipeline(chunks, hashed, createWriteStream(part, { flags: start > 0 ? 'a' : 'w' }), { signal });
+  } finally {
+    stop.abort();
+  }
   return hash.digest('hex');
+}
+
+/** Parts one after another, while the next ones are on their way.  @param first answer with the first part */
+async function* inParts(
+  first: StreamedAnswer,
+  fetchFrom: (start: number, end: number) => Promise<StreamedAnswer>,
+  counted: (answer: StreamedAnswer) => AsyncIterable<Uint8Array>,
+  { start, sizeBytes }: { start: number; sizeBytes: number },
+): AsyncGenerator<Uint8Array> {
+  const read = async (answer: StreamedAnswer | Promise<StreamedAnswer>, bytes: number): Promise<Uint8Array[]> => {
+    const { status, headers, body } = await answer;
+    // The whole file, where it is another by now: it is begun anew.
+    if (status !== 206) {
+      await body.cancel();
+      throw partError(`status ${status}`);
+    }
+    const chunks: Uint8Array[] = [];
+    let left = bytes;
+    for await (const chunk of counted({ status, headers, body })) {
+      chunks.push(chunk);
+      left -= chunk.byteLength;
+    }
+    if (left !== 0) throw partError(`${bytes - left} bytes in place of ${bytes}`);
+    return chunks;
+  };
+  const underWay: Promise<Uint8Array[]>[] = [read(first, partBytes)];
+  let next = start + partBytes;
+  while (underWay.length > 0) {
+    while (underWay.length < partsAtOnce && next < sizeBytes) {
+      const end = Math.min(next + partBytes, sizeBytes);
+      underWay.push(read(fetchFrom(next, end), end - next));
+      next = end;
+    }
+    // Of those behind one that fails nobody hears.
+    for (const part of underWay) part.catch(() => undefined);
+    const [part] = underWay.splice(0, 1);
+    yield* await (part ?? []);
+  }
+}
+
+function partError(got: string): ConnectionError {
+  return new ConnectionError(`a part of a file came with ${got}`, { code: 'connection', retryable: true });
 }
 
 async function isRight(path: string, file: ArtifactFile, signal?: AbortSignal): Promise<boolean> {

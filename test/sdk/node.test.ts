@@ -295,6 +295,104 @@ describe('downloadArtifacts', () => {
   });
 });
 
+describe('a large file', () => {
+  const mebibyte = 2 ** 20;
+  const content = new Uint8Array(22 * mebibyte + 7).map((_, index) => (index * 2_654_435_761) >>> 13);
+  const sha256 = createHash('sha256').update(content).digest('hex');
+
+  /** @param disturb what becomes of the n-th range, from 0 on; the others are sent whole, the later the sooner */
+  async function serveLarge(disturb: Readonly<Record<number, 'cut' | 'replaced' | 'short'>> = {}) {
+    const file = { path: 'model.safetensors', sizeBytes: content.length, sha256 };
+    const ranges: string[] = [];
+    let [underWay, mostUnderWay] = [0, 0];
+    const baseUrl = await listen((request, response) => {
+      if (request.url?.endsWith('/artifacts')) {
+        response.writeHead(200, { 'content-type': 'application/json' });
+        return void response.end(JSON.stringify({ data: [{ ...file, url: null }] }));
+      }
+      if (request.url?.endsWith('/manifest.json')) {
+        const body = JSON.stringify({ formatVersion: 1, files: [file] });
+        response.writeHead(200, { etag: `"${createHash('sha256').update(body).digest('hex')}"` });
+        return void response.end(body);
+      }
+      const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
+      expect(request.headers['if-range']).toBe(first === undefined ? undefined : `"${sha256}"`);
+      const what = disturb[ranges.length];
+      ranges.push(`${first ?? ''}-${last ?? ''}`);
+      mostUnderWay = Math.max(mostUnderWay, ++underWay);
+      response.once('close', () => underWay--);
+      if (first === undefined || what === 'replaced') {
+        response.writeHead(200, { etag: `"${sha256}"` });
+        return void response.end(content);
+      }
+      const body = content.subarray(Number(first), last === '' ? undefined : Number(last) + 1);
+      const sent = what === undefined ? body : body.subarray(0, mebibyte);
+      response.writeHead(206, { 'content-length': what === 'cut' ? body.length : sent.length });
+      setTimeout(() => {
+        if (what === 'cut') response.write(sent, () => response.destroy());
+        else response.end(sent);
+      }, 400 / ranges.length);
+    });
+    return { client: new CherryQ({ baseUrl }), ranges, most: () => mostUnderWay };
+  }
+  const first = (part: number): string =>
+    `${part * 4 * mebibyte}-${Math.min((part + 1) * 4 * mebibyte, content.length) - 1}`;
+  const parts = [0, 1, 2, 3, 4, 5].map(first);
+
+  async function downloadedFrom({ client }: { client: CherryQ }, out?: string) {
+    const folder = out ?? (await makeFolder());
+    const told: number[] = [];
+    const onProgress = ({ receivedBytes }: { receivedBytes: number }): void => void told.push(receivedBytes);
+    await downloadArtifacts(client, jobId, folder, { onProgress });
+    expect(Buffer.compare(await readFile(join(folder, 'model.safetensors')), content)).toBe(0);
+    expect((await readdir(folder)).sort()).toEqual(['manifest.json', 'model.safetensors']);
+    return told;
+  }
+
+  it('comes in parts, four at once, in whatever order', async () => {
+    const server = await serveLarge();
+    const told = await downloadedFrom(server);
+    expect(server.ranges).toEqual(parts);
+    expect(server.most()).toBe(4);
+    expect(told).toEqual(told.toSorted((a, b) => a - b));
+    expect(told.at(-1)).toBe(content.length);
+  });
+
+  it.each(['cut', 'short'] as const)('goes on after its third part came %s, from what is whole', async (how) => {
+    const server = await serveLarge({ 2: how });
+    await downloadedFrom(server);
+    const tried = server.ranges.findIndex((range, index) => index > 2 && !parts.slice(3).includes(range));
+    const [from] = (server.ranges[tried] ?? '').split('-').map(Number);
+    expect(from).toBeGreaterThan(4 * mebibyte);
+    expect(from).toBeLessThanOrEqual(8 * mebibyte);
+  });
+
+  it('goes on from what an earlier download has left', async () => {
+    const out = await makeFolder();
+    await writeFile(join(out, 'model.safetensors.part'), content.subarray(0, 20 * mebibyte));
+    const server = await serveLarge();
+    await downloadedFrom(server, out);
+    expect(server.ranges).toEqual([`${20 * mebibyte}-`]);
+  });
+
+  it.each([0, 3])('is taken whole where the server sends it so, be it in place of part %i', async (at) => {
+    const server = await serveLarge(
+      Object.fromEntries(Array.from({ length: 20 }, (_, index) => [at + index, 'replaced'])),
+    );
+    await downloadedFrom(server);
+  });
+
+  it('stops with its signal', async () => {
+    const server = await serveLarge();
+    const stop = new AbortController();
+    const out = await makeFolder();
+    const onProgress = (): void => stop.abort();
+    const work = downloadArtifacts(server.client, jobId, out, { signal: stop.signal, onProgress });
+    await expect(work).rejects.toMatchObject({ name: 'AbortError' });
+    expect(await readdir(out)).toEqual(['model.safetensors.part']);
+  });
+});
+
 describe('artifacts.download', () => {
   it('throws for a file whose hash is not the announced one', async () => {
     const { client } = await serveFiles({ 'a.bin': 'right' }, { damage: 99 });
