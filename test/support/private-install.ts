@@ -199,8 +199,8 @@ export async function runInstall(moto: Moto, parts: InstallParts): Promise<Priva
       while (!signal.aborted) {
         for (const detail of await submitted()) {
           const { jobId, dependsOn = [] } = detail;
-          const before = dependsOn.map((each) => running.get(each.jobId ?? ''));
-          if (jobId === undefined || running.has(jobId) || before.includes(undefined)) continue;
+          const before = dependsOn.flatMap((each) => running.get(each.jobId ?? '') ?? []);
+          if (jobId === undefined || running.has(jobId) || before.length < dependsOn.length) continue;
           const run = async (): Promise<boolean> => {
             if ((await Promise.all(before)).every(Boolean)) return runJob(detail);
             const statusReason = 'Dependent Job failed';
