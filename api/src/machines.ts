@@ -1,8 +1,8 @@
 /**
  * Machines with a GPU that AWS rents out, so that a setting can name one in place of describing it. A job runs on one GPU, so
  * `deviceBytes` is one GPU's memory, in the decimal gigabytes that its maker states, and a job is charged the whole machine.
- * Prices: us-east-1, Linux, on demand, as of 2026-09 (aws.amazon.com/ec2/pricing/on-demand; AWS Price List, AmazonEC2).
- * Other regions cost more and Spot less: describe the machine in the setting where that matters.
+ * Prices: us-east-1, Linux, on demand, from copies of AWS's list as of 2026-09 at the latest; AWS's own was not asked
+ * (aws.amazon.com/ec2/pricing/on-demand). Other regions cost more and Spot less: describe the machine in the setting where that matters.
  */
 import { machineSchema, type Machine } from 'cherryq/contract';
 import { InputError } from '@cherryq/batch-jobs/storage';
