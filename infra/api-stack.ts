@@ -16,6 +16,8 @@ import { HttpLambdaIntegration } from 'aws-cdk-lib/aws-apigatewayv2-integrations
 import { Certificate } from 'aws-cdk-lib/aws-certificatemanager';
 import { FunctionUrlAuthType, InvokeMode, type Function } from 'aws-cdk-lib/aws-lambda';
 import { LogGroup } from 'aws-cdk-lib/aws-logs';
+import { ARecord, HostedZone, RecordTarget } from 'aws-cdk-lib/aws-route53';
+import { ApiGatewayv2DomainProperties } from 'aws-cdk-lib/aws-route53-targets';
 import { CfnWebACL, CfnWebACLAssociation } from 'aws-cdk-lib/aws-wafv2';
 import type { Construct } from 'constructs';
 import { createApiFunction } from './api-function.ts';
@@ -104,11 +106,8 @@ export class ApiStack extends Stack {
     for (const [rule, reason] of Object.entries(reasons)) Validations.of(api).acknowledge({ id: rule, reason });
     if (waf) this.firewall(context, api);
     if (api.domainName === undefined) return api.url;
-    new CfnOutput(this, 'DomainTarget', {
-      value: api.domainName.domainNameAliasDomainName,
-      description: 'What your DNS name has to point at (CNAME)',
-    });
-    return `https://${domainName}/`;
+    const { domainNameAliasDomainName, domainNameAliasHostedZoneId } = api.domainName;
+    return this.named(context, domainNameAliasDomainName, domainNameAliasHostedZoneId);
   }
 
   private httpApi(context: InstallContext): string {
@@ -136,10 +135,21 @@ export class ApiStack extends Stack {
       ...(domain === undefined ? {} : { domainMapping: { domainName: domain } }),
     });
     if (domain === undefined) return api.apiEndpoint;
-    new CfnOutput(this, 'DomainTarget', {
-      value: domain.regionalDomainName,
-      description: 'What your DNS name has to point at (CNAME)',
-    });
+    return this.named(context, domain.regionalDomainName, domain.regionalHostedZoneId);
+  }
+
+  /** @param target of the front, and the zone that AWS has it in   @returns the address */
+  private named({ domainName, hostedZoneId }: InstallContext, target: string, targetZoneId: string): string {
+    if (hostedZoneId === '')
+      new CfnOutput(this, 'DomainTarget', { value: target, description: 'What your DNS name has to point at (CNAME)' });
+    else
+      new ARecord(this, 'Name', {
+        // The record's whole name is given, so that of the zone need not be known.
+        zone: HostedZone.fromHostedZoneAttributes(this, 'Zone', { hostedZoneId, zoneName: domainName }),
+        recordName: `${domainName}.`,
+        target: RecordTarget.fromAlias(new ApiGatewayv2DomainProperties(target, targetZoneId)),
+        comment: 'CherryQ: the API',
+      });
     return `https://${domainName}/`;
   }
 

@@ -98,6 +98,11 @@ const settings = {
     .string()
     .regex(/^(|arn:aws[a-z-]*:acm:[a-z0-9-]+:\d{12}:certificate\/[0-9a-f-]+)$/)
     .default(''),
+  /** Public hosted zone of Route 53 that the name belongs to, which then gets its record; none: you make it. */
+  hostedZoneId: z
+    .string()
+    .regex(/^(|Z[A-Z0-9]{1,31})$/)
+    .default(''),
   /** AWS's common rules and a limit by address before `restApi`. */
   waf: flag.default(false),
   /** Requests that the function answers at the same time; more get 429. */
@@ -156,6 +161,7 @@ export const allowed: Record<keyof InstallContext, string> = {
   jwtAudience: 'up to 256 characters',
   domainName: 'a name such as cherryq.example.com, or nothing',
   certificateArn: 'the ARN of a certificate of ACM, or nothing',
+  hostedZoneId: 'the id of a hosted zone of Route 53 such as Z0123456789ABCDEFGHIJ, or nothing',
   waf: 'true or false',
   apiConcurrency: 'a whole number from 1 to 1000',
   requestsPerSecond: 'a whole number from 1 to 10000',
@@ -171,7 +177,7 @@ export const allowed: Record<keyof InstallContext, string> = {
 
 /** What two settings say together.  @returns the setting that has to change, and why */
 function conflicts(context: InstallContext): [keyof InstallContext, string][] {
-  const { auth, front, jwtIssuer, jwtAudience, domainName, certificateArn, waf } = context;
+  const { auth, front, jwtIssuer, jwtAudience, domainName, certificateArn, hostedZoneId, waf } = context;
   const found: [keyof InstallContext, string | false][] = [
     [
       'front',
@@ -182,6 +188,7 @@ function conflicts(context: InstallContext): [keyof InstallContext, string][] {
     ['jwtAudience', auth === 'jwt' && jwtAudience === '' && 'is needed with cherryq:auth "jwt"'],
     ['domainName', domainName !== '' && front === 'functionUrl' && 'needs cherryq:front "restApi" or "httpApi"'],
     ['certificateArn', (domainName === '') !== (certificateArn === '') && 'and cherryq:domainName need each other'],
+    ['hostedZoneId', hostedZoneId !== '' && domainName === '' && 'needs cherryq:domainName'],
     ['waf', waf && front !== 'restApi' && 'needs cherryq:front "restApi"'],
   ];
   return found.filter((each): each is [keyof InstallContext, string] => each[1] !== false);

@@ -160,11 +160,15 @@ describe.runIf(moto !== null)('through the Lambda functions on S3 and Batch', ()
     const client = new CherryQ({ baseUrl: 'https://install.example', fetch: counting, maxRetries: 0 });
     await expect(client.datasets.upload({ name: 'large', files })).rejects.toThrow('the line is cut');
     left = 1000;
+    const toBucket = (): number[] =>
+      requests.filter((request) => request.toBucket && request.method === 'PUT').map(({ bytes }) => bytes);
+    const before = toBucket().length;
+    expect(before).toBe(2);
     const dataset = await client.datasets.upload({ name: 'large', files });
     expect(dataset).toMatchObject({ status: 'ready', sizeBytes: content.length + 2 });
-    const parts = requests.filter(({ method, toBucket }) => toBucket && method === 'PUT').map(({ bytes }) => bytes);
-    // moto does not tell the hashes of parts that are there, as S3 does, so the first two are sent again.
-    expect(parts.toSorted((a, b) => a - b)).toEqual([5, 8, 8, 8, 8, 8, 8].map((mebibytes) => mebibytes * 2 ** 20));
+    // moto does not tell the hashes of parts that are there, as S3 does, so those two are sent again.
+    const parts = toBucket().slice(before);
+    expect(parts.toSorted((a, b) => a - b)).toEqual([5, 8, 8, 8, 8].map((mebibytes) => mebibytes * 2 ** 20));
     expect(Math.max(...requests.filter(({ toBucket }) => !toBucket).map(({ bytes }) => bytes))).toBeLessThan(10_000);
     const key = `install/tenants/local/datasets/${dataset.id}/files/large.txt`;
     const { Body } = await install.s3.send(new GetObjectCommand({ Bucket: install.bucket, Key: key }));

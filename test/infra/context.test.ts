@@ -25,6 +25,7 @@ const defaults = {
   jwtAudience: '',
   domainName: '',
   certificateArn: '',
+  hostedZoneId: '',
   waf: false,
   apiConcurrency: 20,
   requestsPerSecond: 50,
@@ -62,6 +63,7 @@ const wrong: Record<keyof typeof defaults, readonly [unknown[], string]> = {
   jwtAudience: [[7], 'up to 256 characters'],
   domainName: [['https://cherryq.example.com', 'cherryq'], 'cherryq.example.com'],
   certificateArn: [['certificate'], 'the ARN of a certificate'],
+  hostedZoneId: [['example.com', 'hostedzone/Z01'], 'the id of a hosted zone'],
   waf: [['on'], 'true or false'],
   apiConcurrency: [[0, 1001], 'from 1 to 1000'],
   requestsPerSecond: [[0], 'from 1 to 10000'],
@@ -128,6 +130,7 @@ describe('parseContext', () => {
     [{ auth: 'jwt', front: 'httpApi', jwtIssuer: 'https://a.example' }, 'cherryq:jwtAudience: is needed'],
     [{ domainName: 'a.example.com' }, 'cherryq:domainName: needs cherryq:front'],
     [{ domainName: 'a.example.com', front: 'restApi' }, 'cherryq:certificateArn: and cherryq:domainName'],
+    [{ hostedZoneId: 'Z01' }, 'cherryq:hostedZoneId: needs cherryq:domainName'],
     [{ waf: true }, 'cherryq:waf: needs cherryq:front "restApi"'],
   ])('%o do not go together', (settings, message) => {
     const context = Object.fromEntries(Object.entries(settings).map(([key, value]) => [`cherryq:${key}`, value]));

@@ -221,6 +221,27 @@ describe('the API', () => {
     }
   });
 
+  it('gets the record of its name where the zone is given; else the target is among the outputs', () => {
+    const [, behindRest, behindHttp] = each.map(({ made }) => made);
+    const restZone = synth({ ...installs[each[1]?.name ?? ''], hostedZoneId: 'Z0123456789ABCDEFGHIJ' });
+    for (const made of [behindHttp, restZone]) {
+      expect(made && ofType(made, 'AWS::Route53::RecordSet')).toEqual([
+        expect.objectContaining({
+          Type: 'A',
+          Name: 'cherryq.example.com.',
+          HostedZoneId: 'Z0123456789ABCDEFGHIJ',
+          AliasTarget: {
+            DNSName: expect.objectContaining({}) as object,
+            HostedZoneId: expect.objectContaining({}) as object,
+          },
+        }),
+      ]);
+      expect(made?.template('api').toJSON().Outputs).not.toHaveProperty('DomainTarget');
+    }
+    expect(behindRest && ofType(behindRest, 'AWS::Route53::RecordSet')).toEqual([]);
+    expect(behindRest?.template('api').toJSON().Outputs).toHaveProperty('DomainTarget');
+  });
+
   it('hears of the jobs of its own queues, and keeps what it could not take', () => {
     const rules = ofType(usual, 'AWS::Events::Rule');
     expect(rules).toHaveLength(2);

@@ -25,6 +25,7 @@ export const installs: Readonly<Record<string, Record<string, unknown>>> = {
     jwtAudience: 'cherryq',
     domainName: 'cherryq.example.com',
     certificateArn,
+    hostedZoneId: 'Z0123456789ABCDEFGHIJ',
     network: 'public',
     capacity: 'onDemand',
     machines: ['g6e.8xlarge', 'p4d.24xlarge'],
