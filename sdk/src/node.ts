@@ -38,7 +38,7 @@ import type {
   Model,
   UploadFile,
 } from './contract/index.ts';
-import { ConnectionError, InputError, JobFailedError } from './errors.ts';
+import { ConnectionError, InputError, JobFailedError, PermissionError } from './errors.ts';
 import { estimateByConfig } from './estimate-by-config.ts';
 import {
   CherryQ as Client,
@@ -581,9 +581,19 @@ async function continuePart(
   // What is under way ends with the first that fails.
   const stop = new AbortController();
   const either = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
-  const url = sizeBytes > mostThroughApi ? await urlOf(client, jobId, path, signal) : null;
-  const fetchFrom = (from: number, end?: number): Promise<StreamedAnswer> =>
-    client.artifacts.stream(jobId, path, { start: from, end, ifSha256: sha256, url, signal: either });
+  let url = sizeBytes > mostThroughApi ? await urlOf(client, jobId, path, signal) : null;
+  const fetchFrom = async (from: number, end?: number): Promise<StreamedAnswer> => {
+    const ask = (): Promise<StreamedAnswer> =>
+      client.artifacts.stream(jobId, path, { start: from, end, ifSha256: sha256, url, signal: either });
+    try {
+      return await ask();
+    } catch (error) {
+      if (url === null || !(error instanceof PermissionError)) throw error;
+      // The address has run out, or the credentials that it was signed with.
+      url = await urlOf(client, jobId, path, signal);
+      return await ask();
+    }
+  };
   const isLarge = sizeBytes - start > partBytes;
   const answer = await fetchFrom(start, isLarge ? start + partBytes : undefined);
   if (answer.status !== 206) [start, hash] = [0, createHash('sha256')];

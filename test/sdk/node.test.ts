@@ -301,14 +301,20 @@ describe('a large file', () => {
   const sha256 = createHash('sha256').update(content).digest('hex');
 
   /** @param disturb what becomes of the n-th range, from 0 on; the others are sent whole, the later the sooner */
-  async function serveLarge(disturb: Readonly<Record<number, 'cut' | 'replaced' | 'short'>> = {}) {
+  async function serveLarge(
+    disturb: Readonly<Record<number, 'cut' | 'replaced' | 'short'>> = {},
+    /** Whether the file is in a store of its own, at addresses that bear so many requests. */
+    elsewhere?: { requestsPerAddress: number },
+  ) {
     const file = { path: 'model.safetensors', sizeBytes: content.length, sha256 };
     const ranges: string[] = [];
     let [underWay, mostUnderWay] = [0, 0];
+    const addresses: number[] = [];
     const baseUrl = await listen((request, response) => {
       if (request.url?.endsWith('/artifacts')) {
+        const url = elsewhere ? `${baseUrl}/bucket?signature=${addresses.push(0) - 1}` : null;
         response.writeHead(200, { 'content-type': 'application/json' });
-        return void response.end(JSON.stringify({ data: [{ ...file, url: null }] }));
+        return void response.end(JSON.stringify({ data: [{ ...file, url }] }));
       }
       if (request.url?.endsWith('/manifest.json')) {
         const body = JSON.stringify({ formatVersion: 1, files: [file] });
@@ -316,7 +322,12 @@ describe('a large file', () => {
         return void response.end(body);
       }
       const [, first, last] = /^bytes=(\d+)-(\d*)$/.exec(request.headers.range ?? '') ?? [];
-      expect(request.headers['if-range']).toBe(first === undefined ? undefined : `"${sha256}"`);
+      expect(request.headers['if-range']).toBe(first === undefined || elsewhere ? undefined : `"${sha256}"`);
+      const address = Number(/signature=(\d+)/.exec(request.url ?? '')?.[1]);
+      if (elsewhere && ++addresses[address] > elsewhere.requestsPerAddress) {
+        response.writeHead(403, { 'content-type': 'application/xml' });
+        return void response.end('<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>');
+      }
       const what = disturb[ranges.length];
       ranges.push(`${first ?? ''}-${last ?? ''}`);
       mostUnderWay = Math.max(mostUnderWay, ++underWay);
@@ -333,7 +344,7 @@ describe('a large file', () => {
         else response.end(sent);
       }, 400 / ranges.length);
     });
-    return { client: new CherryQ({ baseUrl }), ranges, most: () => mostUnderWay };
+    return { client: new CherryQ({ baseUrl }), ranges, addresses, most: () => mostUnderWay };
   }
   const first = (part: number): string =>
     `${part * 4 * mebibyte}-${Math.min((part + 1) * 4 * mebibyte, content.length) - 1}`;
@@ -380,6 +391,20 @@ describe('a large file', () => {
       Object.fromEntries(Array.from({ length: 20 }, (_, index) => [at + index, 'replaced'])),
     );
     await downloadedFrom(server);
+  });
+
+  it('goes on at a new address where the store says that the one it had has run out', async () => {
+    const server = await serveLarge({}, { requestsPerAddress: 5 });
+    await downloadedFrom(server);
+    expect(server.ranges).toEqual(parts);
+    expect(server.addresses).toEqual([6, 1]);
+  });
+
+  it('fails where the store refuses the new address too, and says what it answered', async () => {
+    const server = await serveLarge({}, { requestsPerAddress: 0 });
+    const out = await makeFolder();
+    await expect(downloadArtifacts(server.client, jobId, out)).rejects.toThrow(/403.*Request has expired/s);
+    expect(server.addresses).toEqual([1, 1]);
   });
 
   it('stops with its signal', async () => {
