@@ -4,7 +4,7 @@
 import asc from 'assemblyscript/asc';
 import { build } from 'esbuild';
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 
 await compileKernels('batch-jobs/kernels', 'batch-jobs/kernels/build');
 
@@ -30,6 +30,9 @@ const ownPackages = [
   'cherryq',
   'cherryq/node',
 ];
+
+/** These have no place in the SDK's dependencies (it has none), so it carries them, with their licenses. */
+const carried = ['citty', '@noble/hashes'];
 
 const entries = [
   {
@@ -97,8 +100,7 @@ for (const { outdir, entryPoints, outbase } of entries) {
           builder.onResolve({ filter: /^[^./]/ }, (args) => {
             if (args.path === 'cherryq/contract' || args.kind === 'entry-point') return undefined;
             if (ownPackages.includes(args.path)) return { path: args.path, external: true };
-            // citty has no place in the SDK's dependencies (it has none), so the CLI carries it.
-            if (args.path === 'citty') return undefined;
+            if (carried.some((name) => args.path === name || args.path.startsWith(`${name}/`))) return undefined;
             // Not in tfjs-core's bundle for Node.js, and not written as a module that Node.js would load.
             if (args.path === '@tensorflow/tfjs-core/dist/register_all_gradients.js') return undefined;
             return { path: args.path, external: true };
@@ -108,6 +110,9 @@ for (const { outdir, entryPoints, outbase } of entries) {
     ],
   });
 }
+
+const licenses = carried.map((name) => `${name}\n\n${readFileSync(`node_modules/${name}/LICENSE`, 'utf8')}`);
+writeFileSync('sdk/dist/THIRD-PARTY-LICENSES.txt', licenses.join('\n\n'));
 
 // The function carries all that it needs in one file, the SDK of AWS in files of their own that are read when they are needed.
 if (existsSync('api/src/lambda.ts'))

@@ -1,7 +1,7 @@
 // Uploads what an <input type="file" multiple> has, in a page or wherever else there are Blobs. Nothing here needs Node.js.
 import type { CherryQ, Model } from 'cherryq';
 
-/** @param files config.json, *.safetensors, tokenizer.json and what belongs to them; each is read whole, for its hash */
+/** @param files config.json, *.safetensors, tokenizer.json and what belongs to them; each is read for its hash and then as it is sent, a part at a time */
 export async function uploadBlobs(
   client: CherryQ,
   files: Iterable<File>,

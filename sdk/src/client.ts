@@ -3,6 +3,7 @@
  * key, watches the time, tries again and makes errors. Resources say what to send, nothing else. Uses only what every
  * runtime with `fetch` has.
  */
+import { sha256 } from '@noble/hashes/sha2.js';
 import { CherryQError, ConnectionError, errorFromResponse, InputError, TimeoutError } from './errors.ts';
 import { delayBeforeRetry, sleep } from './retry.ts';
 import { userAgent } from './user-agent.ts';
@@ -402,6 +403,22 @@ export function toHex(bytes: Uint8Array): string {
 /** SHA-256 in lower-case hexadecimal. */
 export async function sha256Of(content: Uint8Array<ArrayBuffer>): Promise<string> {
   return toHex(new Uint8Array(await crypto.subtle.digest('SHA-256', content)));
+}
+
+/** The same of what is never in memory as a whole, which the platform's own cannot do. */
+export async function sha256OfStream(content: ReadableStream<Uint8Array>, signal?: AbortSignal): Promise<string> {
+  const hash = sha256.create();
+  const reader = content.getReader();
+  try {
+    for (;;) {
+      signal?.throwIfAborted();
+      const { done, value } = await reader.read();
+      if (done) return toHex(hash.digest());
+      hash.update(value);
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined);
+  }
 }
 
 /** A path within a URL: each segment encoded, slashes kept. */

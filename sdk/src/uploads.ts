@@ -1,13 +1,20 @@
 /** Models and datasets: sets of files, uploaded once and found again by their content. */
-import { encodePath, sha256Of, type RequestBody, type RequestOptions, type Transport } from './client.ts';
+import {
+  encodePath,
+  sha256Of,
+  sha256OfStream,
+  type RequestBody,
+  type RequestOptions,
+  type Transport,
+} from './client.ts';
 import type { CreateUpload, Dataset, ImportModel, Model, Page, PartUpload, UploadFile } from './contract/index.ts';
 import { InputError } from './errors.ts';
 import { everyItem } from './pages.ts';
 import { sleep } from './retry.ts';
 
 /**
- * A file in memory, or a stream that is read into it, since its hash is declared before it is sent; or one that is opened when it is sent
- * and whose hash is known.
+ * A file in memory, or a stream that is read into it, since its hash is declared before it is sent; or a Blob, such as a file of a page,
+ * that is read twice, a part at a time; or one that is opened when it is sent and whose hash is known.
  */
 export type UploadSource =
   | { path: string; content: Uint8Array | Blob | string | ReadableStream<Uint8Array> }
@@ -27,6 +34,8 @@ export interface UploadOptions extends RequestOptions {
 
 /** Smaller files take the short way. */
 const mostThroughApi = 2 ** 20;
+/** Of a Blob: that which comes with the platform is faster, but wants all at once. */
+const mostHashedWhole = 32 * 2 ** 20;
 /** Each is in memory as a whole. */
 const partsAtOnce = 4;
 /** Of a part: with their pauses they outlast a restart of the server. */
@@ -119,7 +128,7 @@ export class Uploads<Upload extends Model | Dataset> {
    */
   async upload(request: { name: string; files: UploadSource[] }, options: UploadOptions = {}): Promise<Upload> {
     const { onProgress, ...rest } = options;
-    const sources = await Promise.all(request.files.map(described));
+    const sources = await Promise.all(request.files.map((file) => described(file, rest.signal)));
     const files = sources.map(({ path, sizeBytes, sha256 }) => ({ path, sizeBytes, sha256 }));
     const found = await this.#find(await fingerprintOf(files), request.name, rest);
     if (found?.status === 'ready') return found;
@@ -250,9 +259,13 @@ async function* inParts(
   }
 }
 
-async function described(source: UploadSource): Promise<UploadFile & RequestBody> {
+async function described(source: UploadSource, signal?: AbortSignal): Promise<UploadFile & RequestBody> {
   if ('open' in source) return source;
   const { path, content } = source;
+  if (content instanceof Blob && content.size > mostHashedWhole) {
+    const sha256 = await sha256OfStream(content.stream(), signal);
+    return { path, sizeBytes: content.size, sha256, open: () => content };
+  }
   const body = content instanceof Uint8Array ? new Uint8Array(content) : content;
   const bytes = new Uint8Array(await new Response(body).arrayBuffer());
   return { path, sizeBytes: bytes.byteLength, sha256: await sha256Of(bytes), open: () => bytes };

@@ -77,6 +77,7 @@ describe('the packed package', () => {
     const files = stdout.trim().split('\n');
     expect(files).toContain('package/README.md');
     expect(files).toContain('package/LICENSE');
+    expect(files).toContain('package/dist/THIRD-PARTY-LICENSES.txt');
     expect(files.filter((file) => !/^package\/(package\.json|README\.md|LICENSE|bin\/|dist\/)/.test(file))).toEqual([]);
     expect(files.filter((file) => /(?<!\.d)\.ts$/.test(file))).toEqual([]);
   });

@@ -162,6 +162,20 @@ describe('a file of 3 GB', () => {
   }, 240_000);
 });
 
+describe('a Blob of 1 GB, such as a file of a page', () => {
+  it('is hashed and sent a part at a time', async () => {
+    const [folder, store] = [temporaryFolder(), temporaryFolder()];
+    const file = join(folder, 'large.txt');
+    await writeSparse(file, 2 ** 30);
+    const server = await startServer(store);
+    const { result, progress, peakBytes } = await startClient(['upload-blob', server.url, '-', file]).ended;
+    expect(result).toMatchObject({ status: 'ready', files: [{ sizeBytes: 2 ** 30, sha256: await hashOf(file) }] });
+    expect(progress).toBeGreaterThan(100);
+    console.log(`a Blob of 1 GB: memory of the client ${Math.round(peakBytes / 1e6)} MB`);
+    expect(peakBytes).toBeLessThan(mostMemory);
+  }, 120_000);
+});
+
 describe('a client that is killed', () => {
   it('is gone on with by the same command, from what the server has', async () => {
     const [folder, store] = [temporaryFolder(), temporaryFolder()];

@@ -67,6 +67,28 @@ describe('models.upload', () => {
     }
   });
 
+  it('takes a large Blob a part at a time, and stops reading it with its signal', async () => {
+    const { client } = await open();
+    const content = new Uint8Array(33 * 2 ** 20 + 5).map((_, index) => (index * 2_654_435_761) >>> 13);
+    const blob = new Blob([content]);
+    blob.arrayBuffer = () => Promise.reject(new Error('read as a whole'));
+    const name = 'large';
+    const dataset = await client.datasets.upload({ name, files: [{ path: 'text.txt', content: blob }] });
+    expect(dataset).toMatchObject({ status: 'ready', files: declarationOf({ 'text.txt': content }) });
+    const same = await client.datasets.upload({ name, files: [{ path: 'text.txt', content }] });
+    expect(same.id).toBe(dataset.id);
+    const stop = new AbortController();
+    blob.stream = () =>
+      new ReadableStream({
+        pull(controller) {
+          stop.abort(new Error('enough'));
+          controller.enqueue(new Uint8Array(2 ** 16));
+        },
+      });
+    const files = [{ path: 'text.txt', content: blob }];
+    await expect(client.datasets.upload({ name, files }, { signal: stop.signal })).rejects.toThrow('enough');
+  });
+
   it('goes on with an upload that broke off', async () => {
     const { client, requests } = await open();
     const begun = await client.models.create({ name: 'tiny', files: declarationOf(tiny) });
